@@ -1,0 +1,87 @@
+"""Samples of different mice -> one padded Batch, with neurons put into slots by what the regime does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from omnimouse_jax.errors import UserError
+from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.grid import Grid
+from omnimouse_jax.tokens.vocabulary import Vocabulary
+from omnimouse_jax.tokens.windows import Sample
+
+
+def neuron_slots(n_neurons: int, n_visible: int, n_slots: int) -> Int[np.ndarray, " neurons"]:
+    """The slot of each of a row's neurons, in the row's order, among `n_slots` of which [0, n_visible) are shown.
+
+    A regime is laid out for full rows: it shows the first slots and asks for the last ones. A row with fewer neurons keeps
+    that meaning: its first neurons end where the shown slots end, the others end at the last slot, padding lies in front of
+    each. When some neurons are held back, a small row shows at most half of its neurons (or the regime's own share, if that
+    is larger), so it always has something to predict. A full row is left as it is.
+    """
+    if n_neurons > n_slots:
+        raise UserError(
+            f"{n_neurons} neurons do not fit into {n_slots} slots", way_out="raise data.neurons or sample fewer neurons"
+        )
+    if n_visible in (0, n_slots):
+        return np.arange(n_slots - n_neurons, n_slots)
+    share = max(0.5, n_visible / n_slots)
+    shown = min(n_visible, int(n_neurons * share))
+    held_back = n_neurons - shown
+    return np.concatenate([np.arange(n_visible - shown, n_visible), np.arange(n_slots - held_back, n_slots)])
+
+
+def collate(
+    samples: Sequence[Sample],
+    vocabulary: Vocabulary,
+    grid: Grid,
+    n_channels: int,
+    n_slots: int,
+    n_visible: int,
+    screen: tuple[int, int],
+    video_dtype: np.dtype,
+    n_rows: int | None = None,
+) -> Batch:
+    """Pads samples to `n_slots` neurons and `n_rows` rows (default: as many as there are samples)."""
+    rows = n_rows or len(samples)
+    batch = Batch(
+        responses=np.zeros((rows, grid.n_samples, n_slots), np.float32),
+        response_mask=np.zeros((rows, grid.n_samples, n_slots), bool),
+        neuron_mask=np.zeros((rows, n_slots), bool),
+        neuron_rows=np.zeros((rows, n_slots), np.int32),
+        session_rows=np.zeros(rows, np.int32),
+        animal_rows=np.zeros(rows, np.int32),
+        video=np.zeros((rows, grid.n_frames, *screen), video_dtype),
+        video_mask=np.zeros(rows, bool),
+        behavior=np.zeros((rows, n_channels, grid.n_behavior), np.float32),
+        behavior_mask=np.zeros((rows, n_channels, grid.n_behavior), bool),
+        experiment_second=np.zeros(rows, np.int32),
+        row_mask=np.arange(rows) < len(samples),
+    )
+    for row, sample in enumerate(samples):
+        key = sample.window.session
+        slots = neuron_slots(len(sample.neurons), n_visible, n_slots)
+        recorded = np.isfinite(sample.responses)
+        batch.responses[row][:, slots] = np.where(recorded, sample.responses, 0)
+        batch.response_mask[row][:, slots] = recorded
+        batch.neuron_mask[row, slots] = True
+        batch.neuron_rows[row, slots] = vocabulary.neuron_rows(key)[sample.neurons]
+        batch.session_rows[row] = vocabulary.session_row(key)
+        batch.animal_rows[row] = vocabulary.animal_row(key)
+        if sample.video is not None:
+            if sample.video.shape[1:] != tuple(screen):
+                height, width = sample.video.shape[1:]
+                raise UserError(
+                    f"session {key}: screen is {height}x{width}, the model's is {screen[0]}x{screen[1]}",
+                    way_out=f"set --config.model.screen='({height}, {width})' or resize the stimuli before ingesting",
+                )
+            batch.video[row] = sample.video
+            batch.video_mask[row] = True
+        seen = np.isfinite(sample.behavior)
+        batch.behavior[row] = np.where(seen, sample.behavior, 0)
+        batch.behavior_mask[row] = seen
+        batch.experiment_second[row] = sample.experiment_second
+    return batch

@@ -1,0 +1,140 @@
+"""Training batches: batch k is a pure function of (seed, k). The whole state of the pipeline is one integer.
+
+One grain dataset runs over the windows of all sessions, shuffled anew each epoch; batch k holds its elements
+[k * batch_size, (k + 1) * batch_size). A process of several reads only its own rows of each batch, so the global batch does not
+depend on how many processes there are.
+
+grain is imported where it is used: it loads jax, and whoever only asks what a batch is should not have to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from omnimouse_jax.recordings.store import Store
+from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.collate import collate
+from omnimouse_jax.tokens.grid import Grid
+from omnimouse_jax.tokens.regimes import Regime, draw, resolve
+from omnimouse_jax.tokens.vocabulary import Vocabulary
+from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, cut
+
+#: Keeps the stream of neuron choices apart from every other use of the same seed.
+NEURON_STREAM = 1
+
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutter:
+    """What turns windows into batches, the same in training and evaluation."""
+
+    store: Store
+    vocabulary: Vocabulary
+    grid: Grid
+    channels: tuple[str, ...]
+    screen: tuple[int, int]
+    n_slots: int
+
+    def sample(self, window: Window, neurons: np.ndarray | None = None) -> Sample:
+        return cut(self.store.recording(window.session), window, self.grid, self.channels, neurons)
+
+    def batch(self, samples: Sequence[Sample], regime: Regime, n_rows: int) -> Batch:
+        n_visible = resolve(regime, self.grid, self.n_slots).n_visible
+        return collate(
+            samples,
+            self.vocabulary,
+            self.grid,
+            len(self.channels),
+            self.n_slots,
+            n_visible,
+            self.screen,
+            self.video_dtype,
+            n_rows,
+        )
+
+    @cached_property
+    def video_dtype(self) -> np.dtype:
+        """uint8 when every screen in use is stored so, float32 otherwise: one dtype means one program."""
+        screens = [self.store.recording(entry.key).screen for entry in self.vocabulary.sessions]
+        dtypes = {np.dtype(screen.frames.dtype) for screen in screens if screen is not None}
+        return np.dtype(np.uint8) if dtypes <= {np.dtype(np.uint8)} else np.dtype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingBatches:
+    """Everything that decides what training batch k is."""
+
+    cutter: Cutter
+    windows: WindowIndex
+    regimes: tuple[Regime, ...]
+    batch_size: int
+    seed: int
+
+    def regime(self, step: int) -> Regime:
+        """The regime of batch `step`, the same on every host."""
+        return draw(self.seed, step, self.regimes)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.rows(step, slice(None))
+
+    def rows(self, step: int, rows: slice) -> Batch:
+        """Some rows of batch `step`: a random subset of each session's neurons, in random order."""
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)[rows]
+        samples = []
+        for number in numbers:
+            window = self.order[number]
+            n_neurons = self.cutter.vocabulary.entry(window.session).n_neurons
+            rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
+            samples.append(self.cutter.sample(window, rng.permutation(n_neurons)[: self.cutter.n_slots]))
+        return self.cutter.batch(samples, self.regime(step), len(numbers))
+
+    @cached_property
+    def order(self) -> Sequence[Window]:
+        """Windows in training order, shuffled anew each epoch, without end."""
+        import grain
+
+        return grain.MapDataset.source(self.windows).shuffle(seed=self.seed).repeat()
+
+    def stream(self, first: int, last: int, rows: slice, threads: int, ahead: int) -> Iterator[Batch]:
+        """Batches [first, last) in order, read by `threads` threads, at most `ahead` of them early."""
+        return _threaded(lambda step: self.rows(step, rows), first, last, threads, ahead)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationBatches:
+    """Each window of an index exactly once, all neurons in the session's order. The last batch is filled up and masked."""
+
+    cutter: Cutter
+    windows: Sequence[Window] | WindowIndex
+    regime: Regime
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.batch_size)
+
+    def windows_of(self, number: int) -> list[Window]:
+        first = number * self.batch_size
+        return [self.windows[i] for i in range(first, min(first + self.batch_size, len(self.windows)))]
+
+    def __getitem__(self, number: int) -> Batch:
+        samples = [self.cutter.sample(window) for window in self.windows_of(number)]
+        return self.cutter.batch(samples, self.regime, self.batch_size)
+
+    def stream(self, threads: int, ahead: int) -> Iterator[Batch]:
+        return _threaded(self.__getitem__, 0, len(self), threads, ahead)
+
+
+def slots_for(n_neurons: int, multiple: int = 64) -> int:
+    """Slots that hold `n_neurons`, rounded up so that sessions of similar size share a program."""
+    return -(-n_neurons // multiple) * multiple
+
+
+def _threaded(load: Callable[[int], Batch], first: int, last: int, threads: int, ahead: int) -> Iterator[Batch]:
+    import grain
+
+    dataset = grain.MapDataset.range(first, last).map(lambda number: load(int(number)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))

@@ -1,0 +1,114 @@
+"""Named rows: which table row belongs to which neuron, session and animal. Saved with the weights, extended without moving rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from omnimouse_jax.errors import UserError
+
+#: Tables are padded to multiples of these, so that they divide over any mesh of up to 512 devices and a few sessions more or
+#: less do not change the shape of a compiled program.
+ROW_MULTIPLE = 512
+SESSION_MULTIPLE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionEntry:
+    """One session's rows: neurons [first_row, first_row + n_neurons)."""
+
+    key: str
+    animal: str
+    n_neurons: int
+    first_row: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Sessions in row order. A session's own row is its position; animals are numbered in order of appearance."""
+
+    sessions: tuple[SessionEntry, ...]
+
+    @classmethod
+    def of(cls, summaries: Mapping[str, Mapping[str, Any]]) -> Vocabulary:
+        """Rows for the sessions of a store's summaries (key -> {"animal", "n_neurons", ...}), in their order."""
+        return cls(()).extended(summaries)
+
+    def extended(self, summaries: Mapping[str, Mapping[str, Any]]) -> Vocabulary:
+        """The same rows plus new ones at the end for sessions that are not in it yet."""
+        entries, known = list(self.sessions), {entry.key for entry in self.sessions}
+        row = self.n_neurons
+        for key, summary in summaries.items():
+            if key in known:
+                continue
+            entries.append(SessionEntry(key, str(summary["animal"]), int(summary["n_neurons"]), row))
+            row += int(summary["n_neurons"])
+        return Vocabulary(tuple(entries))
+
+    @property
+    def n_neurons(self) -> int:
+        """Rows in use."""
+        return sum(entry.n_neurons for entry in self.sessions)
+
+    @cached_property
+    def animals(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.animal for entry in self.sessions))
+
+    @property
+    def neuron_capacity(self) -> int:
+        return _padded(self.n_neurons, ROW_MULTIPLE)
+
+    @property
+    def session_capacity(self) -> int:
+        return _padded(len(self.sessions), SESSION_MULTIPLE)
+
+    @property
+    def animal_capacity(self) -> int:
+        return _padded(len(self.animals), SESSION_MULTIPLE)
+
+    def entry(self, key: str) -> SessionEntry:
+        return self.sessions[self.session_row(key)]
+
+    @cached_property
+    def _session_rows(self) -> dict[str, int]:
+        return {entry.key: row for row, entry in enumerate(self.sessions)}
+
+    def session_row(self, key: str) -> int:
+        if key not in self._session_rows:
+            raise UserError(
+                f"session {key}: not among the {len(self.sessions)} sessions this model was trained on",
+                way_out="name one of them, or train a model that includes it",
+            )
+        return self._session_rows[key]
+
+    def animal_row(self, key: str) -> int:
+        return self.animals.index(self.entry(key).animal)
+
+    def neuron_rows(self, key: str) -> Int[np.ndarray, " neurons"]:
+        """Table rows of a session's neurons, in the session's own order."""
+        entry = self.entry(key)
+        return np.arange(entry.first_row, entry.first_row + entry.n_neurons, dtype=np.int32)
+
+    def session_of_row(self) -> Int[np.ndarray, " rows"]:
+        """Session row of every neuron row; `session_capacity` (which no session has) at padding."""
+        owner = np.full(self.neuron_capacity, self.session_capacity, np.int32)
+        for row, entry in enumerate(self.sessions):
+            owner[entry.first_row : entry.first_row + entry.n_neurons] = row
+        return owner
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(entry) for entry in self.sessions]
+
+    @classmethod
+    def from_json(cls, rows: Iterable[Mapping[str, Any]]) -> Vocabulary:
+        return cls(tuple(SessionEntry(**row) for row in rows))
+
+
+def _padded(n: int, multiple: int) -> int:
+    return max(1, math.ceil(n / multiple)) * multiple
