@@ -1,7 +1,7 @@
 """What one recording session is, in memory: signals on their own clocks, a screen, trials with tiers.
 
-Readers (`ingest/`) and the synthesiser make a `Recording`; `store.py` writes it and hands out a lazily read twin. Times are
-float64 seconds on the session's own axis (any origin, Unix time included).
+Readers (`ingest/`) and the synthesiser make a `Recording`; `store.py` writes it and hands out a lazily read twin. Times
+are float64 seconds on the session's own axis (any origin, Unix time included).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ class Signal:
     """Samples of `C` channels on a piecewise uniform clock.
 
     Sample `k` of segment `s` (rows `segment_first[s]` up to the next segment's first) was taken at
-    `segment_start[s] + (k - segment_first[s]) / rate`. A continuous recording has one segment; a recording that was cut into
-    trials has one per trial. `values` is anything that slices to an array over its first axis (numpy, memmap, store handle):
-    NaN marks a missing sample.
+    `segment_start[s] + (k - segment_first[s]) / rate`. A continuous recording has one segment; a recording that was cut
+    into trials has one per trial. `values` is anything that slices to an array over its first axis (numpy, memmap,
+    store handle): NaN marks a missing sample.
 
     A value at time t is the last sample taken at or before `t - phase_shifts[c]` (previous-sample hold), so a resampled
-    signal never looks ahead.
+    signal never looks ahead. A time that falls short of a sample's by less than `snap` sample periods counts as that
+    sample's: float64 seconds cannot hit every sample exactly (formats with their own exact rule set it to 0).
+    `segment_end` is the last valid time of each segment where the source states one (otherwise its last sample's end).
     """
 
     values: Any  # (T, C)
@@ -39,6 +41,8 @@ class Signal:
     segment_first: Int[np.ndarray, " segments"]
     channels: tuple[str, ...] | None = None
     phase_shifts: Float[np.ndarray, " channels"] | None = None
+    segment_end: Float[np.ndarray, " segments"] | None = None
+    snap: float = 1e-3
 
     @classmethod
     def continuous(cls, values: Any, rate: float, start_time: float, **kwargs: Any) -> Signal:
@@ -60,9 +64,11 @@ class Signal:
 
     def spans(self) -> Float[np.ndarray, "segments 2"]:
         """Half-open intervals [start, end) in seconds in which every channel has a value."""
-        late = 0.0 if self.phase_shifts is None else float(np.max(self.phase_shifts, initial=0.0))
-        early = 0.0 if self.phase_shifts is None else float(np.min(self.phase_shifts, initial=0.0))
+        late = 0.0 if self.phase_shifts is None else float(np.max(self.phase_shifts))
+        early = 0.0 if self.phase_shifts is None else float(np.min(self.phase_shifts))
         ends = self.segment_start + self.segment_lengths / self.rate
+        if self.segment_end is not None:
+            ends = np.minimum(ends, self.segment_end)
         return np.stack([self.segment_start + late, ends + early], axis=1)
 
 
@@ -70,9 +76,9 @@ class Signal:
 class Screen:
     """What was shown: a pool of distinct frames and the times at which one of them (or grey) came up.
 
-    `frames` (P, H, W), uint8 or float32, lazily sliced like a signal's values. Event e shows `frames[frame[e]]`, or uniform
-    `grey[e]` where `frame[e]` is -1, from `times[e]` until the next event; the last one ends at `end_time`. Repeats of a clip
-    point into the same pool frames.
+    `frames` (P, H, W), uint8 or float32 grey levels of 0..255, lazily sliced like a signal's values. Event e shows
+    `frames[frame[e]]`, or uniform `grey[e]` where `frame[e]` is -1, from `times[e]` until the next event; the last one
+    ends at `end_time`. Repeats of a clip point into the same pool frames.
     """
 
     frames: Any
@@ -94,9 +100,9 @@ class Screen:
 class Trials:
     """Stretches of the session with one stimulus and one tier, as columns. Sorted by start, not overlapping.
 
-    `stimulus` names what was shown by content (equal names = the same frames; "" for blanks), so repeats and leaks can be
-    found across sessions. `tier` is free text ("train", "validation", "test", "final_test_1", ...); "" on a blank means that
-    the source gave none.
+    `stimulus` names what was shown by content (equal names = the same frames; "" for blanks), so repeats and leaks can
+    be found across sessions. `tier` is free text ("train", "validation", "test", "final_test_1", ...); "" on a blank
+    means that the source gave none.
     """
 
     start: Float[np.ndarray, " trials"]
@@ -121,8 +127,8 @@ class Recording:
     """One session. `responses` is (time, neurons); `behavior` maps a stream name (its own clock) to named channels.
 
     `neurons` holds per-neuron columns (unit_id, x, y, z, area, ...), each of length n_neurons. `response_scale` divides
-    responses before they reach a model, `behavior_mean` / `behavior_scale` z-score channels by name, both float64 from the
-    training tier only. `provenance` says which reader, from what, with which options and checksums, and the
+    responses before they reach a model, `behavior_mean` / `behavior_scale` z-score channels by name, both float64 from
+    the training tier only. `provenance` says which reader, from what, with which options and checksums, and the
     `original_rate` of resampled signals. `truth` is what only a synthetic mouse knows: ceilings and planted tuning.
     """
 
@@ -149,7 +155,7 @@ class Recording:
         return tuple(name for stream in self.behavior.values() for name in (stream.channels or ()))
 
 
-def require(condition: bool, key: str, what: str, way_out: str = "") -> None:
+def require(condition: bool | np.bool_, key: str, what: str, way_out: str = "") -> None:
     """Raises a `UserError` that names the session unless `condition` holds."""
     if not condition:
         raise UserError(f"session {key}: {what}", way_out=way_out)

@@ -1,0 +1,133 @@
+"""Spans of tiers: windows stay inside, blanks follow, and every rule is a property of intervals."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings.session import Recording, Signal, Trials
+from omnimouse_jax.recordings.splits import (
+    hold_out_last,
+    inside,
+    intersect,
+    merge,
+    nan_free_spans,
+    overlap_seconds,
+    require_windows,
+    tier_spans,
+    window_starts,
+)
+
+
+def trials(*rows: tuple[float, float, str, str]) -> Trials:
+    start, end, tier, modality = zip(*rows, strict=True)
+    n = len(rows)
+    return Trials(
+        np.array(start, float),
+        np.array(end, float),
+        np.array(tier),
+        np.array(modality),
+        np.full(n, ""),
+        np.ones(n, bool),
+    )
+
+
+def recording(some: Trials, segments: tuple[tuple[float, float], ...] = ((0.0, 100.0),)) -> Recording:
+    rate = 10.0
+    lengths = [round((hi - lo) * rate) for lo, hi in segments]
+    first = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    signal = Signal(np.zeros((sum(lengths), 2)), rate, np.array([lo for lo, _ in segments]), first)
+    return Recording("s", "m", signal, some)
+
+
+MIXED = trials(
+    (0, 2, "", "blank"),
+    (2, 10, "train", "video"),
+    (10, 10.5, "", "blank"),
+    (10.5, 20, "train", "video"),
+    (20, 26, "", "blank"),
+    (26, 30, "test", "image"),
+    (30, 30.4, "", "blank"),
+    (30.4, 31.2, "blank", "blank"),
+    (31.2, 40, "train", "video"),
+    (40, 41, "", "invalid"),
+    (41, 42, "", "blank"),
+)
+
+
+def test_blanks_follow_their_trial_for_at_most_a_second() -> None:
+    rec = recording(MIXED)
+    assert tier_spans(rec, ["train"]).tolist() == [[2, 21], [31.2, 40]]
+    assert tier_spans(rec, ["test"]).tolist() == [[26, 31.0]]
+    assert tier_spans(rec, ["test"], max_blank_s=0.2).tolist() == [[26, 30.2]]
+    assert tier_spans(rec, ["train"], blanks="none").tolist() == [[2, 10], [10.5, 20], [31.2, 40]]
+    assert tier_spans(rec, ["train"], blanks="all").tolist() == [[0, 26], [30, 40], [41, 42]]
+
+
+def test_tiers_never_share_time() -> None:
+    rec = recording(MIXED)
+    assert len(intersect(tier_spans(rec, ["train"]), tier_spans(rec, ["test"]))) == 0
+
+
+def test_spans_are_cut_to_segments() -> None:
+    some = trials((0, 10, "train", "video"), (10, 20, "train", "video"))
+    rec = recording(some, ((1.0, 4.0), (4.0, 8.0), (12.0, 30.0)))
+    assert tier_spans(rec, ["train"]).tolist() == [[1, 4], [4, 8], [12, 20]]
+
+
+def test_invalid_trials_are_left_out() -> None:
+    some = trials((0, 5, "train", "video"), (5, 10, "train", "video"))
+    some.valid[1] = False
+    assert tier_spans(recording(some), ["train"]).tolist() == [[0, 5]]
+
+
+def test_missing_tier_is_empty_and_told() -> None:
+    rec = recording(MIXED)
+    spans = tier_spans(rec, ["final_test"])
+    assert spans.shape == (0, 2)
+    with pytest.raises(UserError, match=r"session s: no recorded trial of tier final_test .*test \(1\)"):
+        require_windows(rec, ["final_test"], spans)
+
+
+def test_window_starts_fill_each_span() -> None:
+    spans = np.array([[0.0, 5.0], [10.0, 11.9], [20.0, 22.0]])
+    assert window_starts(spans, 2.0, 1.0).tolist() == [0, 1, 2, 3, 20]
+    assert window_starts(spans, 2.0, 2.0).tolist() == [0, 2, 20]
+    lo = 1.65e9 + 0.1
+    assert len(window_starts(np.array([[lo, lo + 60.0]]), 2.0, 1.0)) == 59
+    assert len(window_starts(np.zeros((0, 2)), 2.0, 1.0)) == 0
+
+
+def test_hold_out_last_takes_the_end() -> None:
+    some = trials(*[(i, i + 0.5, "train", "video") if i % 2 else (i, i + 0.5, "", "blank") for i in range(20)])
+    held = hold_out_last(some, 0.2)
+    assert held.tiers() == {"train": 8, "test": 2, "blank": 10}
+    assert held.start[held.tier == "test"].min() > held.start[held.tier == "train"].max()
+    assert hold_out_last(some, 0.0).tiers() == some.tiers()
+    assert hold_out_last(some, 0.01).tiers()["test"] == 1
+    with pytest.raises(UserError, match="between 0 and 1"):
+        hold_out_last(some, 1.0)
+
+
+def test_interval_arithmetic_equals_counting() -> None:
+    rng = np.random.default_rng([5])
+    grid = np.arange(0, 50, 0.01) + 0.005
+    for _ in range(20):
+        a, b = (merge(np.sort(np.round(rng.uniform(0, 50, (6, 2)), 2), axis=1), gap=0.0) for _ in range(2))
+        both = intersect(a, b)
+        assert np.array_equal(inside(grid, both), inside(grid, a) & inside(grid, b))
+        edges = np.sort(np.round(rng.uniform(0, 50, 7), 2))
+        counted = [inside(grid[(grid > lo) & (grid < hi)], a).sum() * 0.01 for lo, hi in itertools.pairwise(edges)]
+        assert np.allclose(overlap_seconds(edges[:-1], edges[1:], a), counted)
+
+
+def test_nan_filter_keeps_away_from_missing_samples() -> None:
+    values = np.zeros((200, 2), np.float32)
+    values[[50, 51, 199], [0, 1, 0]] = np.nan
+    spans = nan_free_spans(Signal.continuous(values, 20.0, 0.0))
+    w = 0.05 + 2 / 20
+    assert np.allclose(spans, [[0, 2.5 - w], [2.55 + w, 9.95 - w]])
+    assert nan_free_spans(Signal.continuous(np.zeros((10, 1)), 10.0, 0.0)).tolist() == [[0, 1]]
