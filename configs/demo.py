@@ -1,0 +1,48 @@
+"""The demo study: three model sizes x three numbers of mice, on synthetic mice, in minutes on two CPU cores.
+
+What: towers of 24, 48 and 96 channels, each trained on 2, 6 and 16 sessions (nested; the same two sessions are scored in every
+cell), four tasks: prediction from stimulus and behaviour, from half of the population, forecasting, and decoding of behaviour.
+How long: see docs/performance.md; `make demo` prints what it took.
+Score: the page at the end says, with intervals; on these mice more of them help.
+Command:
+  omnimouse-jax synthesize stores/demo --preset demo
+  omnimouse-jax sweep --config configs/demo.py --store stores/demo --workdir studies/demo
+  omnimouse-jax report studies/demo
+"""
+
+from ml_collections import ConfigDict
+
+from configs.tiny import TASKS
+from omnimouse_jax.training.defaults import base
+
+SIZES = {
+    "S": {"d_model": 24, "n_heads": 2},
+    "M": {"d_model": 48, "n_heads": 2},
+    "L": {"d_model": 96, "n_heads": 4},
+}
+
+
+def get_config() -> ConfigDict:
+    config = base("tiny")
+    config.model.max_neurons = 64
+    config.regimes = tuple(TASKS.values())
+    config.data.batch_size = 16
+    config.optimizer.shared.learning_rate = 3e-3
+    config.optimizer.session.learning_rate = 1e-2
+    config.optimizer.warmup_steps = 30
+    config.optimizer.anneal_steps = 120
+    config.train.steps = 300
+    config.train.log_every = 20
+    config.train.checkpoint_every = 100
+    config.train.validation_windows = 48
+    config.evaluation.batch_size = 16
+    config.evaluation.tasks = ConfigDict(TASKS)
+
+    config.study = ConfigDict()
+    config.study.name = "demo"
+    config.study.sizes = ConfigDict(SIZES)
+    config.study.sessions = (2, 6, 16)  # data amounts
+    config.study.evaluation_sessions = 2  # the first of the store, in every subset
+    config.study.orders = 1  # independent nested orders of the other sessions
+    config.study.seeds = (0,)
+    return config

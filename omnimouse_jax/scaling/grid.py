@@ -1,0 +1,223 @@
+"""The cells of one task: sizes x data amounts x runs x evaluation sessions, and what they say without any curve."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+from scipy import stats
+
+from omnimouse_jax.scaling.forms import Array, Labels
+from omnimouse_jax.scaling.uncertainty import LEVEL, Interval, across_sessions
+
+MIN_LEVELS = 4  # per axis, for an exponent
+MIN_DECADES = {"parameters": 1.5, "data": 1.2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """A difference of cell means with the intervals that this design can give (None where it cannot)."""
+
+    estimate: float
+    seeds: Interval | None
+    sessions: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Runs of one task. `by_session` (runs, sessions) holds scores; a run's score is the plain mean over sessions."""
+
+    parameters: Array  # (runs,) core parameters
+    data: Array  # (runs,) amount of data
+    by_session: Array  # (runs, sessions)
+    animals: tuple[str, ...]  # of the sessions
+    higher_is_better: bool = True
+
+    @cached_property
+    def score(self) -> Array:
+        return self.by_session.mean(axis=1)
+
+    @cached_property
+    def sizes(self) -> Array:
+        return np.unique(self.parameters)
+
+    @cached_property
+    def amounts(self) -> Array:
+        return np.unique(self.data)
+
+    @cached_property
+    def cell(self) -> Labels:
+        """(runs, 2): which size, which amount."""
+        return np.stack([np.searchsorted(self.sizes, self.parameters), np.searchsorted(self.amounts, self.data)], 1)
+
+    @cached_property
+    def cell_number(self) -> Labels:
+        return self.cell[:, 0] * len(self.amounts) + self.cell[:, 1]
+
+    @cached_property
+    def count(self) -> Array:
+        """Runs per cell (sizes, amounts)."""
+        out = np.zeros((len(self.sizes), len(self.amounts)))
+        np.add.at(out, tuple(self.cell.T), 1.0)
+        return out
+
+    def _means(self, values: Array) -> Array:
+        total = np.zeros_like(self.count)
+        np.add.at(total, tuple(self.cell.T), values)
+        return np.divide(total, self.count, out=np.full_like(total, np.nan), where=self.count > 0)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Cell means (sizes, amounts), NaN where no run finished."""
+        return self._means(self.score)
+
+    @cached_property
+    def noise(self) -> tuple[float, int, str]:
+        """Standard deviation of one run, degrees of freedom, and where it comes from.
+
+        Repeated seeds, pooled over cells; without any, the departure of a complete grid from additivity (the
+        interaction of an unreplicated two-way layout, which contains the noise and is at least as large on average).
+        """
+        sd, freedom = self.seed_noise
+        if freedom:
+            return sd, freedom, "noise between seeds, pooled over cells"
+        rows, columns = self.count.shape
+        freedom = (rows - 1) * (columns - 1)
+        if freedom < 2 or (self.count == 0).any():
+            return float("nan"), 0, ""
+        mean = self.mean
+        rest = mean - mean.mean(axis=1, keepdims=True) - mean.mean(axis=0, keepdims=True) + mean.mean()
+        sd = float(np.sqrt(np.sum(rest**2) / freedom))
+        return sd, freedom, "one seed: noise taken from the departure of the grid from additivity"
+
+    @cached_property
+    def seed_noise(self) -> tuple[float, int]:
+        """Standard deviation of runs within a cell, pooled over cells, and its degrees of freedom."""
+        residual = self.score - self.mean[tuple(self.cell.T)]
+        freedom = int(len(self.score) - np.count_nonzero(self.count))
+        return (float(np.sqrt(residual @ residual / freedom)) if freedom else float("nan")), freedom
+
+    def standard_error(self) -> Array:
+        """Of the cell means, from the pooled noise (sizes, amounts); NaN where nothing tells it."""
+        with np.errstate(divide="ignore"):
+            return np.where(self.count > 0, self.noise[0] / np.sqrt(self.count), np.nan)
+
+    def cell_intervals(self) -> tuple[Array, Array]:
+        """95 % intervals of the cell means from the pooled noise, (sizes, amounts) each."""
+        freedom = self.noise[1]
+        half = self.standard_error() * (stats.t.ppf((1 + LEVEL) / 2, freedom) if freedom else np.nan)
+        return self.mean - half, self.mean + half
+
+    def contrast(self, weights: Array) -> Gain:
+        """sum of weights (sizes, amounts) x cell means; better is positive."""
+        sign = 1.0 if self.higher_is_better else -1.0
+        used = weights != 0
+        value = sign * float(np.sum(weights[used] * self.mean[used]))
+        sd, freedom, source = self.noise
+        seeds = None
+        if freedom:
+            spread = np.sqrt(np.sum(weights[used] ** 2 / self.count[used]))
+            half = stats.t.ppf((1 + LEVEL) / 2, freedom) * sd * spread
+            method = f"t with {freedom} df; {source}"
+            seeds = Interval(value - float(half), value + float(half), "these sessions", method, len(self.score))
+        per_session = np.array(
+            [sign * np.sum(weights[used] * self._means(column)[used]) for column in self.by_session.T]
+        )
+        sessions = across_sessions(per_session, self.animals)
+        if sessions is not None and seeds is not None:
+            # sessions share the runs, so their spread does not contain the noise of runs: add it
+            half = np.hypot((sessions.high - sessions.low) / 2, (seeds.high - seeds.low) / 2)
+            middle = (sessions.high + sessions.low) / 2
+            method = sessions.method + ", run noise added"
+            low, high = float(middle - half), float(middle + half)
+            sessions = dataclasses.replace(sessions, low=low, high=high, method=method)
+        return Gain(value, seeds, sessions)
+
+    def step(self, axis: str, low: int, high: int, at: int) -> Array | None:
+        """Weights of (level high - level low) along "data" or "parameters", at level `at` of the other axis."""
+        weights = np.zeros_like(self.count)
+        ends = [(at, low), (at, high)] if axis == "data" else [(low, at), (high, at)]
+        if low == high or any(self.count[end] == 0 for end in ends):
+            return None
+        weights[ends[0]], weights[ends[1]] = -1.0, 1.0
+        return weights
+
+    def slope(self, axis: str) -> Array | None:
+        """Weights of the gain per doubling along an axis: a straight line in log2 through the cell means of each level
+        of the other axis, averaged over these levels. None if no level has two cells."""
+        doublings = np.log2(self.amounts if axis == "data" else self.sizes)
+        count = self.count if axis == "data" else self.count.T
+        weights, lines = np.zeros_like(count), 0
+        for i, row in enumerate(count):
+            present = row > 0
+            if present.sum() < 2:
+                continue
+            x = doublings[present] - doublings[present].mean()
+            weights[i, present] = x / np.sum(x * x)
+            lines += 1
+        if not lines:
+            return None
+        return (weights if axis == "data" else weights.T) / lines
+
+    def span(self, axis: str) -> tuple[int, float]:
+        """Levels and decades of an axis."""
+        levels = self.amounts if axis == "data" else self.sizes
+        return len(levels), float(np.log10(levels[-1] / levels[0]))
+
+    def too_narrow(self, axis: str) -> str:
+        """Why this axis cannot carry an exponent, in words; empty if it can."""
+        levels, decades = self.span(axis)
+        need = MIN_DECADES[axis]
+        if levels >= MIN_LEVELS and decades >= need - 1e-9:
+            return ""
+        if levels == 1:
+            return "one amount of data only" if axis == "data" else "one model size only"
+        noun = "amounts of data" if axis == "data" else "model sizes"
+        return f"{levels} {noun} over {decades:.1f} decades where an exponent needs at least {MIN_LEVELS} over {need:g}"
+
+    def reversals(self) -> tuple[int, int]:
+        """Neighbouring cells where the score falls beyond 2 standard errors although an axis grows; pairs compared.
+
+        Without any measure of noise, it is the scatter around a straight plane in the logs.
+        """
+        sign = 1.0 if self.higher_is_better else -1.0
+        sd = self.noise[0] if self.noise[1] else self._plane()[2]
+        falls = pairs = 0
+        for axis in (0, 1):
+            mean, count = np.moveaxis(self.mean, axis, 0), np.moveaxis(self.count, axis, 0)
+            both = (count[1:] > 0) & (count[:-1] > 0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                drop = -sign * np.diff(mean, axis=0) > 2 * sd * np.sqrt(1 / count[1:] + 1 / count[:-1])
+            falls, pairs = falls + int(np.sum(drop & both)), pairs + int(np.sum(both))
+        return falls, pairs
+
+    def _plane(self) -> tuple[Array, Array, float]:
+        """Least squares plane in log2 of the axes that vary: slopes, their standard errors, residual sd."""
+        axes = [np.log2(v) - np.log2(v).mean() for v in (self.parameters, self.data) if np.ptp(v) > 0]
+        design = np.stack([np.ones(len(self.score)), *axes], 1)
+        coefficients, *_ = np.linalg.lstsq(design, self.score, rcond=None)
+        residual = self.score - design @ coefficients
+        freedom = max(len(self.score) - design.shape[1], 1)
+        sd = float(np.sqrt(residual @ residual / freedom))
+        inverse = np.linalg.pinv(design.T @ design)
+        return coefficients[1:], sd * np.sqrt(np.diag(inverse)[1:]), sd
+
+    def is_flat(self) -> bool:
+        """No axis has a return that the noise allows to see: neither the plane nor the seed intervals exclude zero."""
+        slopes, errors, _ = self._plane()
+        freedom = len(self.score) - len(slopes) - 1
+        if freedom < 1 or not len(slopes):
+            return False
+        corrected = 1 - (1 - LEVEL) / (2 * len(slopes))  # Bonferroni over the axes
+        if np.any(np.abs(slopes) > stats.t.ppf(corrected, freedom) * errors):
+            return False
+        sd, seed_freedom = self.seed_noise
+        for weights in (self.slope("data"), self.slope("parameters")):
+            if weights is None or not seed_freedom:
+                continue
+            used = weights != 0
+            error = sd * np.sqrt(np.sum(weights[used] ** 2 / self.count[used]))
+            if abs(self.contrast(weights).estimate) > stats.t.ppf(corrected, seed_freedom) * error:
+                return False
+        return True

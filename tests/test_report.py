@@ -1,0 +1,247 @@
+"""The page says what the cells say, stays in one offline file, and works in a browser."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from omnimouse_jax.errors import UserError
+from omnimouse_jax.scaling import figures
+from omnimouse_jax.scaling.analysis import Study, analyse
+from omnimouse_jax.scaling.ledger import collect, finished, write
+from omnimouse_jax.scaling.page import build
+from omnimouse_jax.scaling.report import load, report, summary
+from omnimouse_jax.scaling.verdict import DATA, FLAT, NONE
+from omnimouse_jax.scaling.words import title
+from tests.planted import LAWS, planted_study
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Three sizes x three amounts x two seeds, one cell failed: what a demo makes."""
+    folder = tmp_path_factory.mktemp("small") / "demo"
+    return analyse(collect(planted_study(folder, ["1M", "5M", "20M"], [2, 4, 8], 2, 3, failed=[("20M", 4, 1)])))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Five sizes x six amounts x two seeds: enough for exponents and a verdict."""
+    laws = {name: LAWS[name] for name in ("population", "behavior")}
+    folder = tmp_path_factory.mktemp("large") / "study"
+    planted_study(folder, ["1M", "5M", "20M", "80M", "300M"], [8, 16, 32, 64, 128, 323], 2, 4, laws=laws)
+    return analyse(collect(folder), resamples=200)
+
+
+@pytest.fixture(scope="module")
+def page(small: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(small, tmp_path_factory.mktemp("page"), title="Do more mice help?", commands=["make demo"])
+
+
+class Collector(HTMLParser):
+    """Tags that must be closed, attributes that would load something, and ids."""
+
+    void = ("meta", "br", "path", "rect", "link", "img", "input", "hr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.void:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name == "href":
+                self.links.append(value or "")
+            elif name in ("src", "srcset", "data", "action"):
+                self.loads.append(f"{tag} {name}={value}")
+        if tag in ("link", "img", "iframe", "object"):
+            self.loads.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.void:
+            assert self.open.pop() == tag
+
+
+def test_page_is_one_offline_file(page: Path) -> None:
+    text = page.read_text()
+    assert len(text) < 5_000_000
+    found = Collector()
+    found.feed(text)
+    assert found.open == []
+    assert found.loads == []
+    assert len(set(found.ids)) == len(found.ids)
+    assert all(link.startswith(("#", "data:")) for link in found.links)
+    assert all(link[1:] in found.ids for link in found.links if link.startswith("#"))
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org)", text)
+    assert "default-src 'none'" in text
+
+
+def test_page_holds_what_a_reader_needs(page: Path, small: Study) -> None:
+    text = page.read_text()
+    for words in ("Do more mice help?", "No verdict", "no exponent: range too narrow", "out of memory", "make demo"):
+        assert words in text
+    for row in finished(small.rows):
+        assert row["config_hash"] in text
+        assert row["session"] in text
+    for task in small.tasks:
+        assert f'id="{task.key}"' in text
+        assert f"{task.grid.mean[0, 0]:.3f}" in text
+    assert "one nested order of sessions" in text.lower()
+
+
+def test_narrow_study_tells_gains_without_a_verdict(small: Study) -> None:
+    by_name = {task.name: task for task in small.tasks}
+    population = by_name["population"]
+    assert population.joint.verdict.name == NONE
+    assert population.axis_fits == ()
+    assert title(population) == "More data and bigger models helped"
+    assert population.data_step is not None
+    assert population.data_step.seeds is not None
+    truth = 0.16 * ((2 / 8) ** -0.45 - 1)
+    assert population.data_step.seeds.low < population.data_step.estimate < population.data_step.seeds.high
+    assert population.data_step.estimate == pytest.approx(truth, rel=0.25)  # sessions have gains of their own
+    assert population.data_step.sessions is not None
+    assert population.data_step.sessions.low < truth < population.data_step.sessions.high
+
+
+def test_wide_study_gets_its_verdicts(large: Study) -> None:
+    verdicts = {task.name: task.joint.verdict for task in large.tasks}
+    assert verdicts["population"].name == DATA
+    assert verdicts["behavior"].name == FLAT
+    planted = (0.16 * (323 / 8) ** -0.45 * (1 - 2**-0.45)) / (0.10 * 307**-0.35 * (1 - 2**-0.35))
+    interval = verdicts["population"].interval
+    assert interval is not None
+    assert interval.low > 1
+    assert verdicts["population"].ratio == pytest.approx(planted, rel=0.25)
+    assert verdicts["population"].new_sessions is not None
+    assert verdicts["population"].new_sessions.over == "new animals"
+
+
+def test_summary_is_at_most_ten_lines(small: Study, large: Study) -> None:
+    for study in (small, large):
+        lines = summary(study)
+        assert 5 <= len(lines) <= 10
+        assert all("\n" not in line for line in lines)
+        for task in study.tasks:
+            assert any(line.startswith(task.name) and title(task) in line for line in lines)
+
+
+def test_files_beside_the_page(large: Study, tmp_path: Path) -> None:
+    path = report(large, tmp_path)
+    assert path == tmp_path / "index.html"
+    names = {p.name for p in (tmp_path / "figures").iterdir()}
+    for task in large.tasks:
+        for axis in ("data", "size"):
+            assert {f"{task.key}-by-{axis}.png", f"{task.key}-by-{axis}.svg"} <= names
+    assert {"gain-per-doubling.png", "gain-per-doubling.svg"} <= names
+    with (tmp_path / "cells.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 30 * len(large.tasks)
+    first = large.tasks[0]
+    assert float(cells[0]["score"]) == pytest.approx(first.grid.mean[0, 0])
+    with (tmp_path / "fits.csv").open() as file:
+        fits = list(csv.DictReader(file))
+    assert {"S_inf", "A", "alpha", "B", "beta"} <= {row["parameter"] for row in fits if row["line"] == "both axes"}
+    with (tmp_path / "gains.csv").open() as file:
+        assert {row["task"] for row in csv.DictReader(file)} == {task.name for task in large.tasks}
+    assert "Fitted curves" in path.read_text()
+
+
+def test_two_pages_of_one_ledger_are_the_same_bytes(small: Study, tmp_path: Path) -> None:
+    ledger_file = write(small.rows, tmp_path / "ledger.csv")
+    one, two = (build(load(source), "page", ()) for source in (ledger_file, small.rows))
+    assert one == two
+
+
+def test_without_matplotlib_the_page_is_written_and_the_way_out_told(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"omnimouse-jax\[plot\]"):
+        figures.write_figures(small, tmp_path / "figures")
+    assert report(small, tmp_path).is_file()
+    assert "omnimouse-jax[plot]" in (tmp_path / "figures" / "NOT_WRITTEN.txt").read_text()
+
+
+def test_ledgers_that_cannot_be_reported_say_why(small: Study) -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        analyse([row for row in small.rows if row["state"] != "done"])
+    with pytest.raises(UserError, match="choose one of"):
+        analyse(small.rows, data_axis="mice")
+    broken = [dict(row) for row in small.rows]
+    broken[0]["n_params_core"] = 0
+    with pytest.raises(UserError, match="n_params_core is 0"):
+        analyse(broken)
+
+
+def test_names_from_the_ledger_cannot_become_markup(small: Study) -> None:
+    rows = [row | {"task": row["task"] + "<script>alert(1)</script>", "size": '"><b>'} for row in small.rows]
+    text = build(analyse(rows), "<i>title</i>", ("a < b",))
+    assert "<script>alert" not in text
+    assert "<i>" not in text
+    assert '"><b>' not in text
+
+
+def test_other_data_axes_and_partial_grids(small: Study) -> None:
+    assert "training hours" in build(analyse(small.rows, data_axis="hours"), "page", ())
+    one_run = [row for row in small.rows if row["run_id"] == "1M-2-0"]
+    assert "not varied" in build(analyse(one_run), "page", ())
+    assert any("not varied" in line for line in summary(one_run))
+
+
+def test_page_in_a_browser(page: Path, tmp_path: Path) -> None:
+    """No script error; a legend button hides its series; arrow keys and the pointer show a point's words."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium to look at the page with")
+    probe = """<script>
+      const out = [], svg = document.querySelector(".framed svg.chart");
+      const button = document.querySelector(".framed .legend button");
+      button.click();
+      out.push("hidden " + svg.querySelectorAll("g.off").length + " " + button.getAttribute("aria-pressed"));
+      button.click();
+      out.push("shown " + svg.querySelectorAll("g.off").length);
+      svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+      out.push("key " + document.getElementById("tip").textContent);
+      const at = svg.querySelector(".mark.mean").getBoundingClientRect();
+      svg.dispatchEvent(new PointerEvent("pointermove", { clientX: at.left + 2, clientY: at.top + 2 }));
+      out.push("pointer " + document.getElementById("tip").classList.contains("on"));
+      out.push("wide " + (document.documentElement.scrollWidth > innerWidth));
+      document.body.innerHTML = "<pre>" + window.problems.concat(out).join("\\n") + "</pre>";
+    </script>"""
+    watch = (
+        "<script>window.problems = []; addEventListener('error', (e) => problems.push('error ' + e.message));</script>"
+    )
+    copy = tmp_path / "probed.html"
+    copy.write_text(page.read_text().replace("<head>", "<head>" + watch).replace("</body>", probe + "</body>"))
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=420,900", "--dump-dom"]
+    command += ["--virtual-time-budget=2000", f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    match = re.search(r"<pre>(.*?)</pre>", result.stdout, re.DOTALL)
+    assert match, result.stdout[-500:]
+    lines = match.group(1).splitlines()
+    assert "hidden 1 false" in lines
+    assert "shown 0" in lines
+    assert any(line.startswith("key 1M, 2 sessions") for line in lines)
+    assert "pointer true" in lines
+    assert "wide false" in lines
+    assert not [line for line in lines if line.startswith("error")]
+
+
+def test_a_run_without_finite_scores_is_left_out_and_named(small: Study) -> None:
+    rows = [row | {"score": float("nan")} if row["run_id"] == "1M-2-0" else row for row in small.rows]
+    task = analyse(rows).tasks[0]
+    assert "1M-2-0" not in task.run_ids
+    assert any("1M-2-0" in note for note in task.notes)
