@@ -16,22 +16,27 @@ from configs.tiny import TASKS
 from omnimouse_jax.training.defaults import base
 
 SIZES = {
-    "S": {"d_model": 24, "n_heads": 2},
-    "M": {"d_model": 48, "n_heads": 2},
-    "L": {"d_model": 96, "n_heads": 4},
+    "S": {"d_model": 16, "n_heads": 2},
+    "M": {"d_model": 32, "n_heads": 2},
+    "L": {"d_model": 64, "n_heads": 4},
 }
 
 
 def get_config() -> ConfigDict:
     config = base("tiny")
-    config.model.max_neurons = 64
     config.regimes = tuple(TASKS.values())
-    config.data.batch_size = 16
+    config.model.max_neurons = 64
+    config.model.latents_per_window = 16  # few tokens: this is for two CPU cores
+    config.model.global_latents = 8
+    config.model.grid.video_stride = 4
+    config.model.softplus_beta = 1.0  # quicker to learn than the released 0.1
+    config.model.drop_path = 0.0
+    config.data.batch_size = 8
     config.optimizer.shared.learning_rate = 3e-3
     config.optimizer.session.learning_rate = 1e-2
     config.optimizer.warmup_steps = 30
-    config.optimizer.anneal_steps = 120
-    config.train.steps = 300
+    config.optimizer.anneal_steps = 150
+    config.train.steps = 400
     config.train.log_every = 20
     config.train.checkpoint_every = 100
     config.train.validation_windows = 48

@@ -17,7 +17,6 @@ from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.evaluator import evaluate_run
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.scaling.plan import Cell, cells
-from omnimouse_jax.training.setup import chosen_sessions
 from omnimouse_jax.training.track import duration, write_json
 from omnimouse_jax.training.train import Interrupted, train
 
@@ -29,7 +28,7 @@ def run_study(config: ConfigDict, study_dir: Path, retry_failed: bool = True) ->
     written into its status.json with the reason, and the next cell begins. Ctrl-C saves the running cell and stops.
     """
     store = Store.open(config.data.store)
-    planned = cells(config.study.to_dict(), chosen_sessions(store, config.data.sessions))
+    planned = cells(config.study.to_dict(), store.chosen(config.data.sessions))
     _check_unchanged(study_dir, config)
     write_json(study_dir / "plan.json", {"config": config.to_dict(), "cells": [vars(cell) for cell in planned]})
     states: dict[str, list[str]] = {"done": [], "failed": []}

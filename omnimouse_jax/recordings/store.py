@@ -91,6 +91,13 @@ class Store:
         """Session keys, sorted: the order in which they were added does not matter."""
         return tuple(sorted(self._sessions))
 
+    def chosen(self, keys: Iterable[str] = ()) -> tuple[str, ...]:
+        """The named sessions, or all of them where none is named. UserError for one that is not there."""
+        wanted = tuple(keys)
+        for key in wanted:
+            self._entry(key)
+        return wanted or self.keys
+
     def summary(self, key: str) -> dict[str, Any]:
         """The manifest's entry: animal, n_neurons, response_rate, original_rate (None if native), hours, trials and
         tier_hours (by tier), channels, has_screen, screen_size, unique_stimulus_hours, nan_fraction, missing (list of

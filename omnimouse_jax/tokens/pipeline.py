@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class TrainingBatches:
         return self.cutter.batch(samples, self.regime(step), len(numbers))
 
     @cached_property
-    def order(self) -> Sequence[Window]:
+    def order(self) -> Any:  # grain.MapDataset
         """Windows in training order, shuffled anew each epoch, without end."""
         import grain
 

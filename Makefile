@@ -1,0 +1,48 @@
+# `make demo` and `make test` set everything up by themselves (own .venv; Python 3.11+ with venv is all they need).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+STORE ?= stores/demo
+STUDY ?= studies/demo
+
+.PHONY: help setup demo test slow lint format clean
+
+help:
+	@echo "make demo    a colony of synthetic mice -> sweep -> scaling page (about ten minutes on two cores)"
+	@echo "make test    lint, types and the default test suite"
+	@echo "make slow    the tests that take minutes"
+	@echo "make lint    ruff and mypy;  make format  lets ruff mend what it can"
+	@echo "make clean   remove what demo made (stores/demo, studies/demo)"
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: setup
+	@start=$$(date +%s); set -e; \
+	$(BIN)/omnimouse-jax synthesize $(STORE) --preset demo; \
+	$(BIN)/omnimouse-jax sweep --config configs/demo.py --store $(STORE) --workdir $(STUDY); \
+	$(BIN)/omnimouse-jax report $(STUDY); \
+	took=$$(( $$(date +%s) - start )); echo "demo took $$((took / 60)) min $$((took % 60)) s"
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf stores/demo studies/demo

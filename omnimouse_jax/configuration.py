@@ -1,0 +1,118 @@
+"""Config files and their overrides: `configs/NAME.py` has `get_config()`, a flag is `--config.path.to.field=value`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from omnimouse_jax.errors import UserError
+
+PREFIX = "--config."
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The config of a Python file with `--config.a.b=value` overrides applied, locked.
+
+    Errors name the file, or the nearest field that exists, or the type that the field has.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise UserError(f"config file {path} not found", way_out=f"in {path.parent}/ there is: {', '.join(near) or 'nothing'}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {path} has no get_config()", way_out="define get_config() returning a ConfigDict")
+    config = module.get_config()
+    for override in overrides:
+        _apply(config, override)
+    return config.lock()
+
+
+def override(config: ConfigDict, field: str, value: Any) -> None:
+    """Sets one dotted field, which must exist, to a value of the type that it has."""
+    *parents, name = field.split(".")
+    node = config
+    for depth, parent in enumerate(parents):
+        node = _child(node, parent, ".".join(parents[:depth]), field)
+        if not isinstance(node, ConfigDict):
+            raise UserError(f"config: {'.'.join(parents[: depth + 1])} has no fields", way_out=_nearest(config, field))
+    old = _child(node, name, ".".join(parents), field, config)
+    if isinstance(old, ConfigDict):
+        inside = ", ".join(f"{field}.{key}" for key in list(old)[:6])
+        raise UserError(f"config: {field} is a group of fields", way_out=f"set one of them: {inside}")
+    with node.unlocked():
+        node[name] = _of_type(value, old, field)
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Every dotted field with its value."""
+    flat: dict[str, Any] = {}
+    for key in config:
+        value = config[key]
+        name = f"{prefix}{key}"
+        if isinstance(value, ConfigDict):
+            flat.update(fields(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _apply(config: ConfigDict, flag: str) -> None:
+    if not flag.startswith(PREFIX) or "=" not in flag:
+        raise UserError(f"argument {flag!r} not understood", way_out="write overrides as --config.path.to.field=value")
+    field, text = flag.removeprefix(PREFIX).split("=", 1)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    old = fields(config).get(field)
+    if isinstance(old, str) and not isinstance(value, str) and value is not None:
+        value = text
+    override(config, field, value)
+
+
+def _child(node: ConfigDict, name: str, where: str, field: str, root: ConfigDict | None = None) -> Any:
+    if name not in node:
+        valid = [f"{where}.{key}" if where else key for key in node]
+        close = difflib.get_close_matches(f"{where}.{name}" if where else name, valid, 1, 0.3)
+        if not close and root is not None:
+            raise UserError(f"config: unknown field {field}", way_out=_nearest(root, field))
+        hint = f"did you mean {close[0]}?" if close else f"valid here: {', '.join(valid)}"
+        raise UserError(f"config: unknown field {field}", way_out=hint)
+    return node[name]
+
+
+def _nearest(config: ConfigDict, field: str) -> str:
+    close = difflib.get_close_matches(field, fields(config), 1, 0.0)
+    return f"the nearest valid field is {close[0]}"
+
+
+def _of_type(value: Any, old: Any, field: str) -> Any:
+    """`value` as the type of `old`; a field that is None takes anything, any field whose name allows it takes None."""
+    if old is None or value is None:
+        return value
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(old, tuple):
+        if isinstance(value, str):
+            value = (value,)
+        if isinstance(value, list | tuple):
+            return tuple(value)
+    if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value == int(value):
+        return int(value)
+    if type(value) is not type(old):
+        raise UserError(
+            f"config: {field} is {type(old).__name__} ({old!r}), got {type(value).__name__} {value!r}",
+            way_out=f"write {PREFIX}{field}=<{type(old).__name__}>",
+        )
+    return value

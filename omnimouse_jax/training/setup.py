@@ -1,0 +1,113 @@
+"""From a config to the parts of a run: sessions, vocabulary, windows, mesh, compiled programs. Shared by training and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from omnimouse_jax.errors import UserError
+from omnimouse_jax.model.config import ModelConfig
+from omnimouse_jax.recordings.store import Store
+from omnimouse_jax.tokens import regimes
+from omnimouse_jax.tokens.grid import Grid
+from omnimouse_jax.tokens.pipeline import Cutter, EvaluationBatches, slots_for
+from omnimouse_jax.tokens.regimes import Regime
+from omnimouse_jax.tokens.vocabulary import Vocabulary
+from omnimouse_jax.tokens.windows import WindowIndex
+from omnimouse_jax.training.defaults import model_config
+from omnimouse_jax.training.objective import LossSums
+from omnimouse_jax.training.parallel import make_mesh, put_batch
+from omnimouse_jax.training.step import Capacity, predict_program
+
+CACHE_VARIABLE = "OMNIMOUSE_COMPILE_CACHE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What training and evaluation of one run have in common."""
+
+    config: ConfigDict
+    store: Store
+    vocabulary: Vocabulary
+    model: ModelConfig
+    capacity: Capacity
+    mesh: Mesh
+
+    def cutter(self, sessions: Sequence[str], at_most: int | None = None) -> Cutter:
+        """Cuts batches with enough neuron slots for `sessions`, or for `at_most` sampled neurons."""
+        slots = slots_for(max(self.vocabulary.entry(key).n_neurons for key in sessions))
+        if at_most is not None:
+            slots = min(slots, at_most)
+        model = self.model
+        return Cutter(self.store, self.vocabulary, model.grid, model.behavior_channels, model.screen, slots)
+
+    def windows(self, sessions: Sequence[str], tiers: Sequence[str], stride_s: float) -> WindowIndex:
+        return WindowIndex.of(self.store, sessions, tiers, self.model.grid, stride_s, self.config.data.blanks)
+
+
+def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
+    """Opens the store, names the rows, makes the mesh. `vocabulary` is that of a trained run, where there is one."""
+    enable_compilation_cache()
+    if not config.data.store:
+        raise UserError("config: data.store is empty", way_out="pass --store STORE (a folder, or a gs:// or s3:// URL)")
+    store = Store.open(config.data.store)
+    if vocabulary is None:
+        vocabulary = Vocabulary.of({key: store.summary(key) for key in store.chosen(config.data.sessions)})
+    model = model_config(config.model)
+    mesh = make_mesh(config.mesh.data, config.mesh.model)
+    return Parts(config, store, vocabulary, model, Capacity.of(vocabulary), mesh)
+
+
+def regimes_of(texts: Sequence[str], grid: Grid) -> tuple[Regime, ...]:
+    """Regimes by name, suite or expression, on the model's grid."""
+    released = {regime for suite in regimes.SUITES.values() for regime in suite}
+    chosen = tuple(regimes.on_grid(r, grid) if r in released else r for r in regimes.select(texts, grid))
+    if not chosen:
+        raise UserError("config: regimes is empty", way_out="name at least one regime, e.g. ('training',)")
+    return chosen
+
+
+def predictions(parts: Parts, params: Any, batches: EvaluationBatches) -> Any:
+    """Yields (windows, host batch, host predictions, loss sums) for each batch, one batch behind the device."""
+    layout = regimes.resolve(batches.regime, parts.model.grid, batches.cutter.n_slots)
+    program = predict_program(parts.model, parts.capacity, layout, parts.mesh)
+    pending = None
+    for number, batch in enumerate(batches.stream(parts.config.data.threads, parts.config.data.ahead)):
+        out = program(params, put_batch(batch, parts.mesh))
+        if pending is not None:
+            yield _on_host(batches, pending)
+        pending = (number, batch, out)
+    if pending is not None:
+        yield _on_host(batches, pending)
+
+
+def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[str, float]:
+    """Loss over all targets of some batches together, in float64."""
+    totals = np.zeros(len(LossSums._fields), np.float64)
+    for _, _, _, sums in predictions(parts, params, batches):
+        totals += np.array(sums, np.float64)
+    return {name: float(value) for name, value in LossSums(*totals).means(parts.model, np.maximum).items()}
+
+
+def enable_compilation_cache() -> None:
+    """Compiled programs are kept on disk, so that a second run starts at once. $OMNIMOUSE_COMPILE_CACHE says where."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "omnimouse_jax" / "programs"
+    jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE_VARIABLE, str(default)))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _on_host(batches: EvaluationBatches, pending: Any) -> Any:
+    number, batch, out = pending
+    predicted, sums = jax.device_get(out)
+    return batches.windows_of(number), batch, predicted, sums

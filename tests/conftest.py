@@ -1,0 +1,34 @@
+"""Eight fake devices, strict promotion and a shared compilation cache for every test."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "omnimouse_jax_test_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+_hook = install_import_hook("omnimouse_jax", "beartype.beartype")
+
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def colony(tmp_path_factory) -> str:
+    """A store of three small synthetic mice."""
+    from omnimouse_jax.recordings.synthetic import synthesize
+
+    store = str(tmp_path_factory.mktemp("colony") / "store")
+    synthesize(store, "tiny", {}, workers=1)
+    return store

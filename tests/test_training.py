@@ -1,0 +1,197 @@
+"""Mesh shape, resume and padding change nothing; the two optimiser groups do what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from omnimouse_jax.errors import UserError
+from omnimouse_jax.evaluate.evaluator import evaluate_run
+from omnimouse_jax.training import optim
+from omnimouse_jax.training.parallel import make_mesh, shardings
+from omnimouse_jax.training.train import Interrupted, train
+from tests.micro import micro
+
+
+def losses(workdir) -> dict[int, float]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.fixture(scope="module")
+def finished(colony, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train(micro(colony), workdir)
+
+
+def test_a_run_leaves_everything_a_reader_needs(finished):
+    workdir, run = finished
+    assert sorted(losses(workdir)) == [1, 2, 3, 4]
+    assert run["checkpoint_step"] in (2, 4)
+    assert run["n_sessions"] == 3
+    assert run["n_params_total"] == run["n_params_core"] + run["n_params_neuron"] + run["n_params_session"]
+    assert run["n_params_neuron"] == run["n_neurons"] * 9
+    assert run["flops"] > 0
+    saved = json.loads((workdir / "run.json").read_text())
+    assert saved == json.loads(json.dumps(run))
+
+
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (2, 2)])
+def test_the_mesh_changes_no_number(colony, finished, tmp_path, data, model):
+    train(micro(colony, mesh__data=data, mesh__model=model), tmp_path)
+    one = losses(finished[0])
+    for step, loss in losses(tmp_path).items():
+        assert loss == pytest.approx(one[step], rel=1e-5)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(colony, finished, tmp_path):
+    train(micro(colony, train__steps=2, optimizer__anneal_steps=0), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 99.0}\n{"step": 4, "lo')  # a crash after the checkpoint
+    train(micro(colony), tmp_path)
+    assert losses(tmp_path) == losses(finished[0])
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(colony, finished, tmp_path, monkeypatch):
+    from omnimouse_jax.training import track
+
+    real = track.Progress.show
+
+    def show(self, done, *args, **kwargs):
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self, done, *args, **kwargs)
+
+    monkeypatch.setattr(track.Progress, "show", show)
+    with pytest.raises(Interrupted, match=r"stopped at step 3 of 4, saved in .*run the same command again") as stopped:
+        train(micro(colony), tmp_path)
+    assert stopped.value.status == 130
+    monkeypatch.setattr(track.Progress, "show", real)
+    train(micro(colony), tmp_path)
+    assert losses(tmp_path) == losses(finished[0])
+
+
+def test_another_config_is_refused_with_a_diff(colony, finished):
+    with pytest.raises(UserError, match=r"another config \(data\.batch_size: 8 -> 4\)"):
+        train(micro(colony, data__batch_size=4), finished[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh__data": 64}, r"mesh 64 x 1 needs 64 devices, 8 cpu"),
+        ({"mesh__data": 8, "data__batch_size": 12}, r"batch_size 12 does not divide over 8 devices"),
+        ({"data__tiers": ("nonsense",)}, r"no window of 2 s in tiers nonsense"),
+        ({"data__sessions": ("nobody",)}, r"nobody"),
+        ({"data__store": "/nowhere"}, r"/nowhere"),
+        ({"regimes": ("stimuls",)}, r"did you mean 'stimulus'"),
+        ({"evaluation__tasks": {"x": "populaton"}}, r"did you mean 'population'"),
+    ],
+)
+def test_a_config_that_cannot_run_leaves_no_folder(colony, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(micro(colony, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_scores_every_session_and_task(finished):
+    rows = evaluate_run(finished[0])["rows"]
+    neurons = [row for row in rows if row["metric"] == "response_correlation"]
+    assert len(neurons) == 3
+    for row in neurons:
+        assert row["score_low"] <= row["score"] <= row["score_high"]
+        assert row["ceiling_estimator"] == "known law: stimulus_behavior"
+        assert row["normalized"] == pytest.approx(row["score"] / row["ceiling"])
+    channels = {row["channel"] for row in rows if row["metric"] == "behavior_correlation"}
+    assert channels == {"pupil_x", "pupil_y", "pupil_size", "pupil_size_derivative", "running", "mean"}
+    assert json.loads((finished[0] / "evaluation.json").read_text())["rows"] == json.loads(json.dumps(rows))
+
+
+def test_evaluating_what_is_not_there_is_told(colony, finished, tmp_path):
+    with pytest.raises(UserError, match="no checkpoints/ folder"):
+        evaluate_run(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint '77'"):
+        evaluate_run(finished[0], step="77")
+    with pytest.raises(UserError, match="session nobody"):
+        evaluate_run(finished[0], sessions=("nobody",))
+
+
+def small_params():
+    rng = np.random.default_rng(0)
+    shapes = {"neuron_embedding": (6, 3), "neuron_bias": (6,), "session_embedding": (2, 3), "animal_embedding": (2, 3)}
+    tables = {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+    return {"core": {"w": jnp.asarray(rng.standard_normal((4, 4)), jnp.float32)}, "tables": tables}
+
+
+OWNER = jnp.asarray([0, 0, 0, 1, 1, 2])  # the last row is padding
+
+
+def test_both_groups_are_optax_adamw_when_all_sessions_are_there():
+    settings = optim.AdamW(warmup_steps=0, clip_norm=0.5)
+    params = ours = small_params()
+    shared, session = optim.split(params)
+    peers = [
+        (optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(g.learning_rate, 0.9, 0.98, 1e-6, weight_decay=g.weight_decay)), p)
+        for g, p in ((settings.shared, shared), (settings.session, session))
+    ]
+    states = [tx.init(p) for tx, p in peers]
+    values = [p for _, p in peers]
+    state = optim.init(params, 2)
+    for step in range(5):
+        grads = jax.tree.map(lambda p, s=step: jnp.sin(p * (s + 1.0)), ours)
+        for i, ((tx, _), part) in enumerate(zip(peers, optim.split(grads), strict=True)):
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
+                updates, states[i] = tx.update(part, states[i], values[i])
+            values[i] = optax.apply_updates(values[i], updates)
+        ours, state, _ = optim.update(grads, state, ours, jnp.int32(step), jnp.ones(2, bool), OWNER, settings)
+        for mine, theirs in zip(optim.split(ours), values, strict=True):
+            for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+                np.testing.assert_allclose(np.asarray(a)[:5], np.asarray(b)[:5], rtol=2e-5, atol=1e-6)
+
+
+def test_an_absent_session_is_not_touched():
+    settings = optim.AdamW(warmup_steps=0)
+    params = small_params()
+    state = optim.init(params, 2)
+    grads = jax.tree.map(jnp.ones_like, params)
+    new, state, _ = optim.update(grads, state, params, jnp.int32(0), jnp.array([True, False]), OWNER, settings)
+    for name in optim.SESSION_TABLES:
+        before, after = np.asarray(params["tables"][name]), np.asarray(new["tables"][name])
+        mean = np.asarray(state.mean["tables"][name])
+        absent = [1] if name == "session_embedding" else [3, 4, 5]
+        present = [0] if name == "session_embedding" else [0, 1, 2]
+        np.testing.assert_array_equal(after[absent], before[absent])
+        np.testing.assert_array_equal(mean[absent], 0)
+        assert np.all(after[present] != before[present])
+    assert state.session_steps.tolist() == [1, 0]
+    assert int(state.shared_steps) == 1
+
+
+def test_the_schedule_warms_up_stays_and_anneals_to_zero():
+    settings = optim.AdamW(warmup_steps=10, total_steps=100, anneal_steps=20)
+    rate = [float(optim.schedule(jnp.int32(step), 1.0, settings)) for step in range(101)]
+    assert rate[0] == pytest.approx(1e-7)
+    assert rate[5] == pytest.approx(0.5, rel=1e-5)
+    assert rate[10:81] == [1.0] * 71
+    assert rate[85] == pytest.approx(0.5)
+    assert rate[100] == 0
+
+
+def test_tables_are_split_by_rows_over_the_whole_mesh_and_odd_sides_stay_whole():
+    mesh = make_mesh(4, 2)
+    shapes = {
+        "core": {"tower": {"attention": {"qkv": {"kernel": jnp.zeros((4, 6))}, "out": {"kernel": jnp.zeros((3, 4))}}}},
+        "tables": {"neuron_embedding": jnp.zeros((16, 3)), "session_embedding": jnp.zeros((4, 3))},
+    }
+    placed = shardings(shapes, mesh)
+    assert placed["tables"]["neuron_embedding"].spec == jax.sharding.PartitionSpec(("data", "model"))
+    assert placed["tables"]["session_embedding"].is_fully_replicated
+    assert placed["core"]["tower"]["attention"]["qkv"]["kernel"].spec == jax.sharding.PartitionSpec(None, "model")
+    assert placed["core"]["tower"]["attention"]["out"]["kernel"].is_fully_replicated
