@@ -12,8 +12,10 @@ Command:
 
 from ml_collections import ConfigDict
 
-from configs.tiny import TASKS
 from omnimouse_jax.training.defaults import base
+
+#: Prediction from screen and behaviour, forecasting, decoding (docs/regimes.md).
+TASKS = {task: task for task in ("stimulus", "forecast", "behavior")}
 
 SIZES = {
     "S": {"d_model": 16, "n_heads": 2},
@@ -29,16 +31,22 @@ def get_config() -> ConfigDict:
     config.model.latents_per_window = 16  # few tokens: this is for two CPU cores
     config.model.global_latents = 8
     config.model.grid.video_stride = 4
+    config.model.hiera_stages = (1,)
+    config.model.hiera_q_pool = 0
+    config.model.hiera_kernel = (8, 8)
+    config.model.hiera_stride = (8, 8)
+    config.model.hiera_padding = (0, 0)
+    config.model.hiera_mask_unit = (1, 2, 4)
     config.model.softplus_beta = 1.0  # quicker to learn than the released 0.1
     config.model.drop_path = 0.0
     config.data.batch_size = 8
     config.optimizer.shared.learning_rate = 3e-3
     config.optimizer.session.learning_rate = 1e-2
     config.optimizer.warmup_steps = 30
-    config.optimizer.anneal_steps = 150
-    config.train.steps = 400
+    config.optimizer.anneal_steps = 200
+    config.train.steps = 500
     config.train.log_every = 20
-    config.train.checkpoint_every = 100
+    config.train.checkpoint_every = 125
     config.train.validation_windows = 48
     config.evaluation.batch_size = 16
     config.evaluation.tasks = ConfigDict(TASKS)
@@ -46,8 +54,8 @@ def get_config() -> ConfigDict:
     config.study = ConfigDict()
     config.study.name = "demo"
     config.study.sizes = ConfigDict(SIZES)
-    config.study.sessions = (2, 6, 16)  # data amounts
-    config.study.evaluation_sessions = 2  # the first of the store, in every subset
+    config.study.sessions = (3, 7, 16)  # data amounts
+    config.study.evaluation_sessions = 3  # the first of the store, in every subset
     config.study.orders = 1  # independent nested orders of the other sessions
     config.study.seeds = (0,)
     return config

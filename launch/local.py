@@ -76,7 +76,9 @@ def _run_cell(config: ConfigDict, cell: Cell, folder: Path) -> str:
     except Exception as error:
         print(f"cell {cell.run_id} failed: {error}", file=sys.stderr)
         reason = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        write_json(folder / "status.json", {"state": "failed", "error": f"{type(error).__name__}: {error}", "details": reason})
+        write_json(
+            folder / "status.json", {"state": "failed", "error": f"{type(error).__name__}: {error}", "details": reason}
+        )
         return "failed"
     write_json(folder / "status.json", {"state": "done"})
     return "done"

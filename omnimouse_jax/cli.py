@@ -93,7 +93,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     made.add_argument("source", help="folder of one session, or of several")
     made.add_argument("--store", required=True, help="folder or URL of the store to write or append to")
     made.add_argument(
-        "--nan-responses", choices=("error", "mask"), default="error", help="NaN in responses: refuse, or treat as not recorded"
+        "--nan-responses",
+        choices=("error", "mask"),
+        default="error",
+        help="NaN in responses: refuse, or treat as not recorded",
     )
     made.add_argument("--overwrite", action="store_true", help="replace sessions of the same key")
 
@@ -118,14 +121,20 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
 
     made = verb(_evaluate, "Score a trained model on held-out tiers, task by task and session by session.", EVALUATE)
     made.add_argument("run", help="run folder")
-    made.add_argument("--task", action="append", default=[], metavar="NAME=REGIME", help="score this instead of the config's tasks")
+    made.add_argument(
+        "--task", action="append", default=[], metavar="NAME=REGIME", help="score this instead of the config's tasks"
+    )
     made.add_argument("--tier", action="append", default=[], help="tier to score (default: the config's)")
     made.add_argument("--session", action="append", default=[], help="session to score (default: the config's)")
     made.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
     made.add_argument("--store", default="", help="recordings, if they have moved")
     made.add_argument("--out", type=Path, help="file to write (default: RUN/evaluation.json)")
 
-    made = verb(_sweep, "Train and evaluate a grid of sizes x session subsets x seeds, one cell after another.", SWEEP + CONFIG_HELP)
+    made = verb(
+        _sweep,
+        "Train and evaluate a grid of sizes x session subsets x seeds, one cell after another.",
+        SWEEP + CONFIG_HELP,
+    )
     _config(made)
     made.add_argument("--store", help="recordings to train on (sets config.data.store)")
     made.add_argument("--workdir", required=True, help="study folder: plan, runs, ledger")
@@ -287,7 +296,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.run, tasks, arguments.tier, arguments.session, arguments.checkpoint, arguments.store, arguments.out
     )
     print(table(result["rows"]))
-    print(f"checkpoint {result['checkpoint_step']}; written to {arguments.out or Path(arguments.run) / 'evaluation.json'}")
+    print(
+        f"checkpoint {result['checkpoint_step']}; written to {arguments.out or Path(arguments.run) / 'evaluation.json'}"
+    )
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -331,7 +342,9 @@ def _report(arguments: argparse.Namespace) -> None:
     if (study / "runs").is_dir():
         ledger.write(ledger.collect(study), path)
     elif not path.exists():
-        raise UserError(f"study {study}: no runs/ and no ledger.csv", way_out="name a folder that `sweep` wrote, or a ledger")
+        raise UserError(
+            f"study {study}: no runs/ and no ledger.csv", way_out="name a folder that `sweep` wrote, or a ledger"
+        )
     told = load(path)
     page = report(told, arguments.out or path.parent / "report", title=arguments.title)
     for line in summary(told):

@@ -24,7 +24,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     path = Path(path)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"config file {path} not found", way_out=f"in {path.parent}/ there is: {', '.join(near) or 'nothing'}")
+        raise UserError(
+            f"config file {path} not found", way_out=f"in {path.parent}/ there is: {', '.join(near) or 'nothing'}"
+        )
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -23,7 +23,7 @@ def test_slots_hold_every_neuron_once_and_the_visible_ones_first(n_slots, visibl
         shown = slots < visible
         assert not np.any(np.diff(shown.astype(int)) > 0), "shown neurons come first in the row's order"
         if 0 < visible < n_slots and n > 1:
-            assert 0 < (~shown).sum(), "something is left to predict"
+            assert (~shown).sum() > 0, "something is left to predict"
             held_back = np.sort(slots[~shown])
             assert held_back[-1] == n_slots - 1
             assert np.all(np.diff(held_back) == 1), "the last slots, those that a regime asks for, fill up first"

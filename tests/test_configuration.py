@@ -25,7 +25,13 @@ def test_every_config_loads_and_its_docstring_says_what_how_long_and_how(path):
 
 
 def test_values_take_the_type_of_their_field():
-    flags = ["train.steps=7", "optimizer.shared.learning_rate=1", "data.sessions=('a',)", "data.store=s3://x/y", "data.tiers=train"]
+    flags = [
+        "train.steps=7",
+        "optimizer.shared.learning_rate=1",
+        "data.sessions=('a',)",
+        "data.store=s3://x/y",
+        "data.tiers=train",
+    ]
     config = load(TINY, [f"--config.{flag}" for flag in flags])
     assert config.train.steps == 7
     assert config.optimizer.shared.learning_rate == 1.0

@@ -114,6 +114,27 @@ def test_evaluation_scores_every_session_and_task(finished):
     assert json.loads((finished[0] / "evaluation.json").read_text())["rows"] == json.loads(json.dumps(rows))
 
 
+def test_mice_that_lack_things_train_with_complete_ones(tmp_path):
+    """No screen, no eye tracker, no gaze, other rates, ten to forty neurons, and a channel of a lab's own."""
+    from omnimouse_jax.recordings.synthetic import synthesize
+
+    store = str(tmp_path / "store")
+    synthesize(store, "mixed", {}, workers=1)
+    config = micro(store, train__steps=2, evaluation__stride_s=2.0)
+    config.model.behavior_channels = (*config.model.behavior_channels, "whisking")
+    config.model.max_neurons = 64
+    run = train(config, tmp_path / "run")
+    assert run["n_sessions"] == 6
+    assert all(np.isfinite(loss) for loss in losses(tmp_path / "run").values())
+    rows = evaluate_run(tmp_path / "run")["rows"]
+    assert len({row["session"] for row in rows if row["metric"] == "response_correlation"}) == 6
+    channels = {(row["session"], row["channel"]) for row in rows if row["metric"] == "behavior_correlation"}
+    of_all = {session for session, channel in channels if channel == "running"}
+    with_eye = {session for session, channel in channels if channel == "pupil_size"}
+    assert with_eye < of_all, "a session without an eye tracker is scored on what it has"
+    assert not any(channel == "whisking" for _, channel in channels)
+
+
 def test_evaluating_what_is_not_there_is_told(colony, finished, tmp_path):
     with pytest.raises(UserError, match="no checkpoints/ folder"):
         evaluate_run(tmp_path)
@@ -138,7 +159,13 @@ def test_both_groups_are_optax_adamw_when_all_sessions_are_there():
     params = ours = small_params()
     shared, session = optim.split(params)
     peers = [
-        (optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(g.learning_rate, 0.9, 0.98, 1e-6, weight_decay=g.weight_decay)), p)
+        (
+            optax.chain(
+                optax.clip_by_global_norm(0.5),
+                optax.adamw(g.learning_rate, 0.9, 0.98, 1e-6, weight_decay=g.weight_decay),
+            ),
+            p,
+        )
         for g, p in ((settings.shared, shared), (settings.session, session))
     ]
     states = [tx.init(p) for tx, p in peers]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,7 +27,7 @@ from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.training import checkpoint, track
 from omnimouse_jax.training.checkpoint import Checkpoints
 from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
-from omnimouse_jax.training.step import init_state, state_shardings
+from omnimouse_jax.training.step import abstract_state, state_shardings
 
 INTERVAL_OVER_NEURONS = "95% bootstrap over neurons"
 INTERVAL_OVER_WINDOWS = "95% bootstrap over windows"
@@ -67,7 +66,7 @@ def evaluate_run(
     if tiers:
         config.evaluation.tiers = tuple(tiers)
     parts = prepare(config, Vocabulary.from_json(meta["vocabulary"]))
-    shapes = jax.eval_shape(lambda: init_state(parts.model, parts.capacity, config.seed, parts.mesh))
+    shapes = abstract_state(parts.model, parts.capacity)
     target = checkpoint.abstract(shapes, state_shardings(parts.model, parts.capacity, parts.mesh))
     params = saved.restore(number, target).params
     saved.close()
@@ -85,8 +84,9 @@ def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequ
         parts.vocabulary.session_row(key)
     windows = parts.windows(sessions, config.evaluation.tiers, config.evaluation.stride_s)
     if windows.skipped:
+        tiers = ", ".join(config.evaluation.tiers)
         raise UserError(
-            f"session {windows.skipped[0]}: no window of {parts.model.grid.seconds:g} s in tier {', '.join(config.evaluation.tiers)}",
+            f"session {windows.skipped[0]}: no window of {parts.model.grid.seconds:g} s in tier {tiers}",
             way_out="leave it out of evaluation.sessions, or name other evaluation.tiers",
         )
     rows = []
@@ -138,7 +138,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         values = [row["score"] for (s, t, m), row in found.items() if (t, m) == (task, metric)]
         means.append(f"{np.nanmean(values):.3f}" if np.isfinite(values).any() else "-")
     lines.append(" ".join([f"{'mean over sessions':<{width}}", *(f"{mean:>24}" for mean in means)]))
-    lines.append(f"{ESTIMATOR}; neurons: mean [{INTERVAL_OVER_NEURONS}]; behavior: mean of channels [{INTERVAL_OVER_WINDOWS}]")
+    lines.append(
+        f"{ESTIMATOR}; neurons: mean [{INTERVAL_OVER_NEURONS}]; behavior: mean of channels [{INTERVAL_OVER_WINDOWS}]"
+    )
     return "\n".join(lines)
 
 
@@ -198,7 +200,9 @@ def _rows(parts: Parts, task: str, regime: Regime, key: str, scores: SessionScor
     if seen.any():
         r = scores.behavior.correlation()
         again = scores.behavior.bootstrap(config.evaluation.bootstrap, config.seed)
-        channels = [(name, float(r[i]), again[:, i], 1) for i, name in enumerate(parts.model.behavior_channels) if seen[i]]
+        channels = [
+            (name, float(r[i]), again[:, i], 1) for i, name in enumerate(parts.model.behavior_channels) if seen[i]
+        ]
         mean = ("mean", mean_over_units(r, seen), np.nan_to_num(again[:, seen]).mean(1), int(seen.sum()))
         for name, score, resampled, n_units in [*channels, mean]:
             low, high = percentile_interval(resampled)

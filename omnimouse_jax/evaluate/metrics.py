@@ -101,7 +101,9 @@ def bootstrap_interval(
     if len(values) < 3 or n < 1:
         return float("nan"), float("nan")
     rng = np.random.default_rng([seed, len(values)])
-    means = np.concatenate([values[rng.integers(0, len(values), (100, len(values)))].mean(1) for _ in range(-(-n // 100))])[:n]
+    means = np.concatenate(
+        [values[rng.integers(0, len(values), (100, len(values)))].mean(1) for _ in range(-(-n // 100))]
+    )[:n]
     return percentile_interval(means, level)
 
 

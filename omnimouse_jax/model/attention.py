@@ -58,31 +58,30 @@ def plain(
     windows: Windows | None = None,
     key_mask_BxK: Bool[Array, "B K"] | None = None,
 ) -> Float[Array, "B Q H D"]:
-    """All scores at once, hidden ones pushed to -1e30. Softmax in float32."""
+    """All scores at once, hidden ones pushed to -1e30. Softmax in float32, its division after the sum over keys."""
     b, n_queries, heads, d = q_BxQxHxD.shape
-    groups = k_BxKxGxD.shape[2]
-    q_BxQxGxRxD = q_BxQxHxD.reshape(b, n_queries, groups, heads // groups, d)
-    scores_BxGxRxQxK = jnp.einsum(
-        "bqgrd,bkgd->bgrqk", q_BxQxGxRxD * d**-0.5, k_BxKxGxD, preferred_element_type=jnp.float32
-    )
+    n_keys, groups = k_BxKxGxD.shape[1:3]
+    rest = heads // groups  # query heads of one key head
+    q_BxGxRQxD = q_BxQxHxD.swapaxes(1, 2).reshape(b, groups, rest * n_queries, d) * d**-0.5
+    k_BxGxKxD, v_BxGxKxD = k_BxKxGxD.swapaxes(1, 2), v_BxKxGxD.swapaxes(1, 2)
+    scores = jnp.einsum("bgqd,bgkd->bgqk", q_BxGxRQxD, k_BxGxKxD, preferred_element_type=jnp.float32)
+    scores_BxHxQxK = scores.reshape(b, heads, n_queries, n_keys)
     # Masks are added, not selected: an addition leaves nothing of size (Q, K) behind for the backward pass.
     if windows is not None:
         # The barrier keeps the compiler from expanding (Q, K) while it folds constants.
         group_Q = jax.lax.optimization_barrier(jnp.asarray(windows.query_group))
         hidden_QxK = jnp.asarray(np.where(windows.pairs, 0.0, HIDDEN).astype(np.float32))[group_Q]
-        scores_BxGxRxQxK = scores_BxGxRxQxK + hidden_QxK[None, None, None]
+        scores_BxHxQxK = scores_BxHxQxK + hidden_QxK[None, None]
     if key_mask_BxK is not None:
         hidden_BxK = jnp.where(key_mask_BxK, 0.0, HIDDEN).astype(jnp.float32)
-        scores_BxGxRxQxK = scores_BxGxRxQxK + hidden_BxK[:, None, None, None]
-    top = jax.lax.stop_gradient(jnp.max(scores_BxGxRxQxK, axis=-1, keepdims=True))
-    weights_BxGxRxQxK = jnp.exp(scores_BxGxRxQxK - top)
-    total_BxGxRxQ = jnp.sum(weights_BxGxRxQxK, axis=-1)
-    out_BxQxGxRxD = jnp.einsum(
-        "bgrqk,bkgd->bqgrd", weights_BxGxRxQxK.astype(v_BxKxGxD.dtype), v_BxKxGxD, preferred_element_type=jnp.float32
-    )
-    out_BxQxGxRxD = out_BxQxGxRxD / jnp.moveaxis(total_BxGxRxQ, 3, 1)[..., None]
-    out_BxQxHxD = out_BxQxGxRxD.reshape(b, n_queries, heads, d).astype(q_BxQxHxD.dtype)
-    return _nothing_seen_gives_zero(out_BxQxHxD, windows, key_mask_BxK)
+        scores_BxHxQxK = scores_BxHxQxK + hidden_BxK[:, None, None]
+    top = jax.lax.stop_gradient(jnp.max(scores_BxHxQxK, axis=-1, keepdims=True))
+    weights_BxHxQxK = jnp.exp(scores_BxHxQxK - top)
+    total_BxHxQ = jnp.sum(weights_BxHxQxK, axis=-1)
+    weights = weights_BxHxQxK.astype(v_BxGxKxD.dtype).reshape(b, groups, rest * n_queries, n_keys)
+    out = jnp.einsum("bgqk,bgkd->bgqd", weights, v_BxGxKxD, preferred_element_type=jnp.float32)
+    out_BxHxQxD = out.reshape(b, heads, n_queries, d) / total_BxHxQ[..., None]
+    return _nothing_seen_gives_zero(out_BxHxQxD.swapaxes(1, 2).astype(q_BxQxHxD.dtype), windows, key_mask_BxK)
 
 
 def _nothing_seen_gives_zero(

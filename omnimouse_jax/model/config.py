@@ -35,6 +35,7 @@ class ModelConfig:
     meta_to_embeddings: bool = True  # session + animal (+ time) added to neuron and behaviour-channel vectors
     meta_to_latents: bool = True
     meta_to_video: bool = False
+    neuron_weights: bool = False  # a neuron's vector also scales its responses on the way in and weighs its readout
     experiment_time: bool = False  # a fixed sinusoid of the second within the recording joins the meta vector
     max_recording_seconds: float = 18_000.0  # rows of the released sinusoid table; no limit here
 
@@ -256,6 +257,7 @@ SIZES: dict[str, ModelConfig] = {
         hiera_mask_unit=(1, 4, 8),
         hiera_stride=(4, 4),
         hiera_padding=(2, 2),
+        hiera_order="spatial",
         drop_path=0.1,
     ),
     "1M": _released(256, 4, 2, 1, (2, 2)),

@@ -18,7 +18,10 @@ PARTS = {
     "decoder": ("decoder",),
     "identity": ("identity", "missing"),
     "latents": ("latent", "latent_global"),
-    "inputs and readouts": ("response_in", "behavior_in", "response_out", "behavior_out"),
+    "inputs and readouts": (
+        *("response_in", "response_gain", "behavior_in"),
+        *("response_out", "neuron_out", "behavior_out"),
+    ),
 }
 
 

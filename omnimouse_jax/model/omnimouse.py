@@ -41,14 +41,17 @@ class Core(nnx.Module):
         self.latent = truncated_normal(rngs, (config.latents_per_window, d), std)
         self.latent_global = truncated_normal(rngs, (config.global_latents, d), std)
         self.response_in = Linear(g.response_width, d, bias=True, std=0.02, rngs=rngs)
-        self.behavior_in = Linear(g.n_behavior, d, bias=True, rngs=rngs)
+        self.response_gain = Linear(d, d, rngs=rngs) if config.neuron_weights else None
+        self.behavior_in = Linear(g.behavior_samples, d, bias=True, rngs=rngs)
         self.video = Hiera(config, rngs=rngs)
         self.encoder = Block(config, cross=True, multiplier=config.ffn_multiplier, rngs=rngs)
         self.tower = Tower(config, rngs=rngs)
         self.decoder = Block(config, cross=True, multiplier=config.decoder_ffn_multiplier, rngs=rngs)
         self.response_out = Linear(d, g.response_stride, rngs=rngs)
+        weighed = g.response_stride * config.d_embedding
+        self.neuron_out = Linear(d, weighed, std=0.02, rngs=rngs) if config.neuron_weights else None
         readouts = config.n_channels if config.per_channel_behavior_readout else 1
-        self.behavior_out = truncated_normal(rngs, (readouts, g.n_behavior, d), std)
+        self.behavior_out = truncated_normal(rngs, (readouts, g.behavior_samples, d), std)
         self.config = config
 
     def __call__(
@@ -124,6 +127,8 @@ class Core(nnx.Module):
         assert self.response_in.bias is not None
         kernel, bias = self.response_in.kernel[...], self.response_in.bias[...]
         x = jnp.einsum("btwn,wd->btnd", under_kernel(values), kernel.astype(values.dtype))
+        if self.response_gain is not None:
+            x = x * (1.0 + self.response_gain(neurons[:, slots]))[:, None]
         x = x + (neurons[:, slots] + bias.astype(neurons.dtype)[None, None])[:, None]
         n_valid = jnp.sum(under_kernel(valid), axis=2)
         visible = (2 * n_valid >= width) & jnp.asarray(batch.neuron_mask)[:, None, slots]
@@ -131,14 +136,25 @@ class Core(nnx.Module):
         return x.reshape(b, -1, x.shape[-1]), visible.reshape(b, -1)
 
     def behavior_tokens(self, channels: Float[Array, "B C D"], batch: Batch, layout: Layout) -> Tokens | None:
-        """One token per channel, at time 0, lasting the whole window; visible if half of its samples are there."""
+        """Tokens of every channel: one that lasts the whole window, or one per `grid.behavior_width` samples.
+
+        A token is visible if half of its samples are there.
+        """
         if layout.behavior != "input":
             return None
         valid = jnp.asarray(batch.behavior_mask)
         values = jnp.where(valid, jnp.asarray(batch.behavior), 0.0).astype(channels.dtype)
-        visible = 2 * jnp.sum(valid, axis=-1) >= self.config.grid.n_behavior
-        n = self.config.n_channels
-        return Tokens(self.behavior_in(values) + channels, layout.whole_window(n), np.zeros(n), visible)
+        width, b = self.config.grid.behavior_samples, values.shape[0]
+
+        def steps(x: Shaped[Array, "B C T"]) -> Shaped[Array, "B steps C w"]:
+            return x.reshape(b, x.shape[1], -1, width).swapaxes(1, 2)
+
+        visible = 2 * jnp.sum(steps(valid), axis=-1) >= width
+        vectors = self.behavior_in(steps(values)) + channels[:, None]
+        intervals = layout.behavior_tokens(self.config.n_channels)
+        return Tokens(
+            vectors.reshape(b, -1, vectors.shape[-1]), intervals, self._seconds(intervals[:, 0]), visible.reshape(b, -1)
+        )
 
     def latents(
         self, meta: Float[Array, "B D"], responses: Tokens | None, behavior: Tokens | None, batch: Batch, layout: Layout
@@ -205,8 +221,10 @@ class Core(nnx.Module):
             return Predictions(tuple(responses), None)
         readout = self.behavior_out[...].astype(answers.dtype)
         readout = jnp.broadcast_to(readout, (channels.shape[1], *readout.shape[1:]))
-        behavior = jnp.einsum("bcd,ctd->bct", answers[:, at:], readout, preferred_element_type=jnp.float32)
-        return Predictions(tuple(responses), behavior)
+        b, n_channels, d = channels.shape
+        answers = answers[:, at:].reshape(b, -1, n_channels, d)
+        behavior = jnp.einsum("bscd,cwd->bcsw", answers, readout, preferred_element_type=jnp.float32)
+        return Predictions(tuple(responses), behavior.reshape(b, n_channels, -1))
 
     def response_queries(self, neurons: Float[Array, "B N D"], layout: Layout) -> Tokens | None:
         """A target neuron's vector, once per step of samples that it is asked for."""
@@ -221,11 +239,12 @@ class Core(nnx.Module):
         return Tokens(jnp.concatenate(parts, axis=1), layout.queries(), self._seconds(layout.query_starts()))
 
     def behavior_queries(self, channels: Float[Array, "B C D"], layout: Layout) -> Tokens | None:
-        """A channel's vector, at time 0, looking at the whole window."""
+        """A channel's vector, once per step of samples that it is asked for."""
         if layout.behavior != "target":
             return None
-        n = self.config.n_channels
-        return Tokens(channels, layout.whole_window(n), np.zeros(n))
+        intervals = layout.behavior_tokens(self.config.n_channels)
+        vectors = jnp.tile(channels, (1, self.config.grid.n_behavior_steps, 1))
+        return Tokens(vectors, intervals, self._seconds(intervals[:, 0]))
 
     def _seconds(self, ticks: Int[np.ndarray, " L"]) -> Float64[np.ndarray, " L"]:
         return ticks / self.config.grid.ticks_per_second
@@ -234,6 +253,11 @@ class Core(nnx.Module):
         values = self.response_out(answers).astype(jnp.float32)
         b, stride = values.shape[0], values.shape[-1]
         values = values.reshape(b, -1, r.n_neurons, stride)
+        if self.neuron_out is not None:
+            weights = self.neuron_out(answers).astype(jnp.float32)
+            weights = weights.reshape(b, -1, r.n_neurons, stride, self.config.d_embedding)
+            embedding = rows.neuron_embedding[:, r.first_neuron : r.last_neuron]
+            values = values + jnp.einsum("bqnse,bne->bqns", weights, embedding)
         values = values + rows.neuron_bias[:, None, r.first_neuron : r.last_neuron, None]
         if self.config.response_loss == "poisson":
             values = softplus(values, self.config.softplus_beta)

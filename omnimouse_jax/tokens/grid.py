@@ -34,12 +34,18 @@ class Grid:
     video_kernel: int = 6  # frames under one video feature
     video_stride: int = 2
     video_padding: int = 2
+    behavior_width: int = 0  # behaviour samples in a token, and that one query predicts; 0: the whole window in one
 
     def __post_init__(self) -> None:
         wrong = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) < 0]
         wrong += [name for name in _AT_LEAST_ONE if getattr(self, name) < 1 and name not in wrong]
         if wrong:
             raise UserError(f"grid: {wrong[0]} is {getattr(self, wrong[0])}", way_out="use a positive number")
+        if self.behavior_width and self.n_behavior % self.behavior_width:
+            raise UserError(
+                f"grid: behavior_width {self.behavior_width} does not divide n_behavior {self.n_behavior}",
+                way_out="choose a divisor, or 0 for one token per channel",
+            )
 
     @property
     def seconds(self) -> float:
@@ -64,6 +70,16 @@ class Grid:
         """Ticks in a window, all modalities included."""
         behavior = self.n_behavior * (self.ticks_per_second // self.behavior_rate)
         return max(self.n_samples * self.ticks_per_sample, self.n_frames * self.ticks_per_frame, behavior)
+
+    @property
+    def behavior_samples(self) -> int:
+        """Samples in one behaviour token."""
+        return self.behavior_width or self.n_behavior
+
+    @property
+    def n_behavior_steps(self) -> int:
+        """Behaviour tokens per channel."""
+        return self.n_behavior // self.behavior_samples
 
     @property
     def n_latent_windows(self) -> int:

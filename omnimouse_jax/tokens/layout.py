@@ -102,8 +102,20 @@ class Layout:
         both = np.stack([start, start + g.video_kernel * g.ticks_per_frame], axis=1)
         return np.repeat(both, per_step, axis=0)
 
+    def behavior_tokens(self, n_channels: int) -> Intervals:
+        """[start, end) in ticks of every behaviour token or query: step major, channel minor.
+
+        Without `behavior_width` there is one step, as long as the whole window.
+        """
+        g = self.grid
+        if not g.behavior_width:
+            return self.whole_window(n_channels)
+        width = g.behavior_width * (g.ticks_per_second // g.behavior_rate)
+        start = np.repeat(width * np.arange(g.n_behavior_steps, dtype=np.int64), n_channels)
+        return np.stack([start, start + width], axis=1)
+
     def whole_window(self, n: int) -> Intervals:
-        """`n` intervals that last the whole window: global latents, behaviour tokens and queries."""
+        """`n` intervals that last the whole window: global latents, and behaviour where it is not cut into steps."""
         return np.tile(np.array([[0, self.grid.n_ticks]], np.int64), (n, 1))
 
 

@@ -28,7 +28,6 @@ from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, cut
 NEURON_STREAM = 1
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Cutter:
     """What turns windows into batches, the same in training and evaluation."""

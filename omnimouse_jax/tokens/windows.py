@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.sampling import read_behavior, read_responses, read_screen
 from omnimouse_jax.recordings.session import Recording
-from omnimouse_jax.recordings.splits import tier_spans
+from omnimouse_jax.recordings.splits import Blanks, tier_spans
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.grid import Grid
 
@@ -55,11 +55,19 @@ class WindowIndex:
 
     @classmethod
     def of(
-        cls, store: Store, sessions: Sequence[str], tiers: Sequence[str], grid: Grid, stride_s: float, blanks: str = "follow"
+        cls,
+        store: Store,
+        sessions: Sequence[str],
+        tiers: Sequence[str],
+        grid: Grid,
+        stride_s: float,
+        blanks: Blanks = "follow",
     ) -> WindowIndex:
         if stride_s <= 0:
             raise UserError(f"window stride of {stride_s} s", way_out="use a positive number of seconds")
-        used, skipped, owners, starts, counts = [], [], [], [], []
+        used: list[str] = []
+        skipped: list[str] = []
+        owners, starts, counts = [], [], []
         for key in sessions:
             spans = tier_spans(store.recording(key), tiers, blanks=blanks)
             room = spans[:, 1] - spans[:, 0] - grid.seconds + END_TOLERANCE_S

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
@@ -32,6 +33,7 @@ class Checkpoints:
                 keep.BestN(get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1),
             ]
         )
+        absl.logging.set_verbosity(absl.logging.ERROR)  # orbax warns that a read-only manager does not write
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=not read_only, read_only=read_only)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -55,16 +57,22 @@ class Checkpoints:
 
     def step_named(self, name: str | int) -> int:
         """`best`, `latest` or a number -> a step that exists."""
-        found = {"best": self.best, "latest": self.latest}[str(name)]() if str(name) in ("best", "latest") else int(name)
+        found = (
+            {"best": self.best, "latest": self.latest}[str(name)]() if str(name) in ("best", "latest") else int(name)
+        )
         steps = sorted(self.manager.all_steps())
         if found is None or found not in steps:
             told = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"{self.folder}: no checkpoint {name!r} (there are: {told})", way_out="name one of these, or `latest`")
+            raise UserError(
+                f"{self.folder}: no checkpoint {name!r} (there are: {told})", way_out="name one of these, or `latest`"
+            )
         return found
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """The state of `step`, placed like `target` (arrays or shapes with shardings)."""
-        tree = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_tree(target))))["state"]
+        tree = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_tree(target))))[
+            "state"
+        ]
         return TrainState(tree["params"], type(target.opt)(**tree["opt"]), tree["step"])
 
     def meta(self, step: int) -> dict[str, Any]:

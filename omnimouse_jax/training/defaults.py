@@ -12,12 +12,15 @@ from omnimouse_jax.model.config import SIZES, ModelConfig
 from omnimouse_jax.tokens.grid import Grid
 from omnimouse_jax.training.optim import AdamW, Group
 
+
 def base(size: str = "1M") -> ConfigDict:
     """The released recipe at a named size (see `omnimouse_jax.model.config.SIZES`)."""
     config = ConfigDict()
     config.seed = 0
     config.model = model_fields(size)
-    config.regimes = ("training",)  # names, suites ("training": the 120 released ones) or expressions; one is drawn per step
+    config.regimes = (
+        "training",
+    )  # names, suites ("training": the 120 released ones) or expressions; one is drawn per step
 
     config.data = ConfigDict()
     config.data.store = ""  # path or URL of a store; `--store` sets it
@@ -78,8 +81,8 @@ def model_config(fields: ConfigDict) -> ModelConfig:
 def optimizer_settings(config: ConfigDict) -> AdamW:
     """The typed settings of a config's `optimizer` group; the run's length comes from `train.steps`."""
     values = dict(config.optimizer)
-    groups = {name: Group(**dict(values.pop(name))) for name in ("shared", "session")}
-    return AdamW(**groups, **values, total_steps=config.train.steps)
+    shared, session = (Group(**dict(values.pop(name))) for name in ("shared", "session"))
+    return AdamW(shared=shared, session=session, **values, total_steps=config.train.steps)
 
 
 def _plain(settings: AdamW) -> dict[str, Any]:

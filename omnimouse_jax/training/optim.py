@@ -46,8 +46,8 @@ class OptState(NamedTuple):
 
     mean: Tree
     square: Tree
-    shared_steps: Array  # ()
-    session_steps: Array  # (sessions,)
+    shared_steps: Any  # () int32 array
+    session_steps: Any  # (sessions,) int32 array
 
 
 def schedule(step: Array, peak: float, settings: AdamW) -> Array:
@@ -149,9 +149,7 @@ def _clipped(grads: Tree, clip_norm: float) -> Clipped:
     return Clipped(jax.tree.map(lambda g: g * factor, grads), norm)
 
 
-def _adamw(
-    g: Array, m: Array, v: Array, p: Array, steps: Array, rate: Array, group: Group, settings: AdamW
-) -> Moved:
+def _adamw(g: Array, m: Array, v: Array, p: Array, steps: Array, rate: Array, group: Group, settings: AdamW) -> Moved:
     m = settings.b1 * m + (1 - settings.b1) * g
     v = settings.b2 * v + (1 - settings.b2) * jnp.square(g)
     m_hat = m / (1 - settings.b1**steps)

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: sessions, vocabulary, windows, mesh, compiled programs. Shared by training and evaluation."""
+"""From a config to the parts of a run: store, vocabulary, windows, mesh, regimes. Shared by training and evaluation."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[s
 
 def enable_compilation_cache() -> None:
     """Compiled programs are kept on disk, so that a second run starts at once. $OMNIMOUSE_COMPILE_CACHE says where."""
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "omnimouse_jax" / "programs"
     jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE_VARIABLE, str(default)))

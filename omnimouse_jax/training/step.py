@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
@@ -46,7 +47,7 @@ class TrainState(NamedTuple):
 
     params: Tree
     opt: optim.OptState
-    step: Array  # () int32
+    step: Any  # () int32 array
 
 
 def abstract_model(config: ModelConfig, capacity: Capacity) -> tuple[Any, Tree]:
@@ -57,13 +58,15 @@ def abstract_model(config: ModelConfig, capacity: Capacity) -> tuple[Any, Tree]:
 
 
 def init_params(config: ModelConfig, capacity: Capacity, seed: int, mesh: Mesh) -> Tree:
-    """Parameters {"core", "tables"}, born sharded."""
-    _, shapes = abstract_model(config, capacity)
-
-    def init(key: Array) -> Tree:
-        return nnx.to_pure_dict(nnx.state(_model(config, capacity, key), nnx.Param))
-
-    return jax.jit(init, out_shardings=shardings(shapes, mesh))(jax.random.key(seed))
+    """Parameters {"core", "tables"}: drawn on the host, the same on every host, and placed shard by shard."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model = _model(config, capacity, jax.random.key(seed))
+        drawn = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    return jax.tree.map(
+        lambda x, where: jax.make_array_from_callback(x.shape, where, lambda index: x[index]),
+        drawn,
+        shardings(drawn, mesh),
+    )
 
 
 def init_state(config: ModelConfig, capacity: Capacity, seed: int, mesh: Mesh) -> TrainState:
@@ -71,6 +74,14 @@ def init_state(config: ModelConfig, capacity: Capacity, seed: int, mesh: Mesh) -
     where = state_shardings(config, capacity, mesh)
     opt = jax.jit(optim.init, static_argnums=1, out_shardings=where.opt)(params, capacity.sessions)
     return TrainState(params, opt, jax.device_put(jnp.int32(0), where.step))
+
+
+def abstract_state(config: ModelConfig, capacity: Capacity) -> TrainState:
+    """Shapes and dtypes of a `TrainState`: what a restore needs to know."""
+    params = abstract_model(config, capacity)[1]
+    return TrainState(
+        params, jax.eval_shape(lambda p: optim.init(p, capacity.sessions), params), jax.ShapeDtypeStruct((), jnp.int32)
+    )
 
 
 def state_shardings(config: ModelConfig, capacity: Capacity, mesh: Mesh) -> TrainState:

@@ -34,6 +34,7 @@ from omnimouse_jax.training.setup import Parts, mean_losses, prepare, regimes_of
 from omnimouse_jax.training.step import (
     Program,
     TrainState,
+    abstract_state,
     compile_ahead,
     gradient_program,
     init_state,
@@ -43,7 +44,16 @@ from omnimouse_jax.training.step import (
 )
 
 #: Fields that may differ when a run goes on: how long, how often, on what. They do not change what a step computes.
-MAY_CHANGE = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "data.threads", "data.ahead", "mesh.", "evaluation.")
+MAY_CHANGE = (
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "data.threads",
+    "data.ahead",
+    "mesh.",
+    "evaluation.",
+)
 
 
 class Interrupted(Exception):
@@ -96,7 +106,11 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     seed = jax.device_put(jnp.int32(config.seed), replicated(parts.mesh))
     update = update_program(parts.model, parts.capacity, optimizer_settings(config), parts.mesh)
     clock, pending, told, flops, scored = Clock(), None, "", 0.0, {}
-    n_programs = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed) if first < config.train.steps else 0
+    n_programs = (
+        _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
+        if first < config.train.steps
+        else 0
+    )
     compile_seconds = time.monotonic() - clock.start
     clock.start = time.monotonic()
     progress = track.Progress(config.train.steps, first, label="train ")
@@ -216,13 +230,17 @@ def _start_or_resume(parts: Parts, saved: Checkpoints, meta: dict[str, Any], wor
         return init_state(parts.model, parts.capacity, config.seed, parts.mesh)
     old = saved.meta(newest)
     before, now = checkpoint.comparable(old["config"]), checkpoint.comparable(meta["config"])
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and not k.startswith(MAY_CHANGE)]
+    changed = [
+        k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and not k.startswith(MAY_CHANGE)
+    ]
     if changed:
         told = "; ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
-        raise UserError(f"run {workdir}: trained with another config ({told})", way_out="use a new --workdir or the old values")
+        raise UserError(
+            f"run {workdir}: trained with another config ({told})", way_out="use a new --workdir or the old values"
+        )
     if Vocabulary.from_json(old["vocabulary"]) != parts.vocabulary:
         raise UserError(f"run {workdir}: trained on other sessions", way_out="use a new --workdir or the same sessions")
-    shapes = jax.eval_shape(lambda: init_state(parts.model, parts.capacity, config.seed, parts.mesh))
+    shapes = abstract_state(parts.model, parts.capacity)
     target = checkpoint.abstract(shapes, state_shardings(parts.model, parts.capacity, parts.mesh))
     return saved.restore(newest, target)
 
@@ -288,7 +306,7 @@ def _mean_tokens(parts: Parts, batches: TrainingBatches) -> float:
     tokens = []
     for regime in batches.regimes:
         layout = regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
-        behavior = parts.model.n_channels if layout.behavior == "input" else 0
+        behavior = len(layout.behavior_tokens(parts.model.n_channels)) if layout.behavior == "input" else 0
         video = (layout.video_steps[1] - layout.video_steps[0]) * parts.model.features_per_step
         tokens.append(len(layout.response_tokens()) + video + behavior)
     return float(np.average(tokens, weights=[regime.weight for regime in batches.regimes]))

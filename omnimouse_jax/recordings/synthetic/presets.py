@@ -40,9 +40,11 @@ PRESETS: dict[str, ColonySpec] = {
         missing_gaze=0.25,
         unresampled=0.25,
     ),
-    # coarse, mostly simple receptive fields near each other: learnt within a demonstration's minutes
+    # coarse, mostly simple receptive fields near each other: learnt within a demonstration's minutes; so little of each
+    # mouse that a model of three mice overfits, and others must help
     "demo": ColonySpec(
         n_animals=16,
+        train_minutes=0.75,
         complete_first=4,
         complex_fraction=0.3,
         spatial_frequency=0.02,

@@ -1,0 +1,41 @@
+"""The commands of the documentation run, as they stand, in order, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_first_hour_runs(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    blocks = BLOCK.findall((ROOT / "docs" / "start.md").read_text())
+    assert len(blocks) > 6
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XLA_FLAGS": "",
+        "OMNIMOUSE_COMPILE_CACHE": os.environ.get("OMNIMOUSE_COMPILE_CACHE", "/tmp/omnimouse_jax_docs_cache"),
+    }
+    for language, code in blocks:
+        command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euc", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "studies/first/report/index.html").exists()
+    assert (tmp_path / "runs/mine/evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http", "mailto")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
