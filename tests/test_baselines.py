@@ -105,6 +105,16 @@ def test_real_mice_ridge_uses_only_training_trials(capsys):
         real_mice.ridge_predictions(mouse, "stimulus_behavior"), real_mice.ridge_predictions(other, "stimulus_behavior")
     )
 
+    early = mouse.tier == "train"
+    other = dataclasses.replace(mouse, responses=np.where(early[:, None, None], mouse.responses, 0.0))
+    np.testing.assert_array_equal(
+        real_mice.ridge_predictions(mouse, "stimulus_behavior", "validation"),
+        real_mice.ridge_predictions(other, "stimulus_behavior", "validation"),
+    )
+    for tier, used in (("test", ("train", "validation")), ("validation", ("train",))):
+        config = real_mice.model_config(real_mice.Path("store"), steps=10, seed=0, tier=tier)
+        assert (config.data.tiers, config.evaluation.tiers, config.train.validation_windows) == (used, (tier,), 0)
+
     assert real_mice.main(["--data", str(data), "--only", "ridge"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(told) == {"stimulus_behavior", "population", "behavior"}

@@ -74,7 +74,7 @@ COLUMNS: tuple[Column, ...] = (
     _run("batch_size", int, "windows", "per step"),
     _run("steps", int, "steps", "optimiser steps taken"),
     _run("windows_seen", int, "windows", "batch_size x steps"),
-    _run("tokens_seen", int, "tokens", "response tokens shown to the model"),
+    _run("tokens_seen", int, "tokens", "input tokens shown to the model: responses, video features and behaviour"),
     _run("epochs", float, "", "windows seen / distinct windows"),
     _run("flops", float, "FLOP", "of training, counted from the compiled program"),
     _run("checkpoint_step", int, "steps", "step of the weights that were evaluated"),

@@ -84,7 +84,7 @@ def title(task: Task) -> str:
     name = task.joint.verdict.name
     if name != NONE:
         return TITLES[name]
-    data, size = effect(task.data_step), effect(task.parameter_step)
+    data, size = effect(task.data_gain or task.data_step), effect(task.parameter_gain or task.parameter_step)
     if data == size:
         return f"More data and bigger models {data}"
     return f"More data {data}; bigger models {size}"

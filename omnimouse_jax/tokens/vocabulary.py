@@ -15,7 +15,7 @@ from omnimouse_jax.errors import UserError
 
 #: Tables are padded to multiples of these, so that they divide over any mesh of up to 512 devices and a few sessions more or
 #: less do not change the shape of a compiled program.
-ROW_MULTIPLE = 512
+ROW_MULTIPLE = 1024
 SESSION_MULTIPLE = 64
 
 

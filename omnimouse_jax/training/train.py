@@ -25,6 +25,7 @@ from omnimouse_jax.errors import UserError
 from omnimouse_jax.model import counts
 from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.pipeline import EvaluationBatches, TrainingBatches
+from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.training import checkpoint, track
 from omnimouse_jax.training.checkpoint import Checkpoints
@@ -43,7 +44,7 @@ from omnimouse_jax.training.step import (
     update_program,
 )
 
-#: Fields that may differ when a run goes on: how long, how often, on what. They do not change what a step computes.
+#: Fields that may differ when a run goes on: how long (until it anneals), how often, on what. They change no step.
 MAY_CHANGE = (
     "train.steps",
     "train.log_every",
@@ -105,12 +106,8 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     owner = jax.device_put(parts.vocabulary.session_of_row(), replicated(parts.mesh))
     seed = jax.device_put(jnp.int32(config.seed), replicated(parts.mesh))
     update = update_program(parts.model, parts.capacity, optimizer_settings(config), parts.mesh)
-    clock, pending, told, flops, scored = Clock(), None, "", 0.0, {}
-    n_programs = (
-        _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
-        if first < config.train.steps
-        else 0
-    )
+    clock, pending, told, scored = Clock(), None, "", {}
+    n_programs, flops = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
     compile_seconds = time.monotonic() - clock.start
     clock.start = time.monotonic()
     progress = track.Progress(config.train.steps, first, label="train ")
@@ -125,7 +122,6 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
             regime = batches.regime(step)
             layout = regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
             gradient = gradient_program(parts.model, parts.capacity, layout, parts.mesh)
-            flops += gradient.flops(state.params, batch, state.step, seed)
             grads, losses = gradient(state.params, batch, state.step, seed)
             state, norms = update(state, grads, batch.session_rows, batch.row_mask, owner)
 
@@ -138,16 +134,16 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
 
             stopping = stop.signum is not None
             last = step + 1 == config.train.steps
-            if last or stopping or (step + 1) % config.train.checkpoint_every == 0:
-                if not stopping:
-                    scored = _validate(parts, state, validation, metrics, clock)
-                saved.save(state, meta, scored.get("validation_loss"))
             if stopping:
                 if pending is not None:
                     _log(metrics, *pending, clock, first, config.data.batch_size)
+                saved.save(state, meta, None)
                 saved.close()
                 progress.close()
                 raise Interrupted(workdir, step + 1, config.train.steps, stop.signum or 0)
+            if last or (step + 1) % config.train.checkpoint_every == 0:
+                scored = _validate(parts, state, validation, metrics, clock)
+                saved.save(state, meta, scored.get("validation_loss"))
 
     if pending is not None:
         _log(metrics, *pending, clock, first, config.data.batch_size)
@@ -181,14 +177,23 @@ def _compile_ahead(
     update: Program,
     owner: jax.Array,
     seed: jax.Array,
-) -> int:
-    """Compiles every program of the run before its first step, and says so: none of it is in the step times."""
+) -> tuple[int, float]:
+    """Compiles every program of the run before its first step, and says so: none of it is in the step times.
+
+    Returns how many there were to compile, and the floating-point operations of the run's gradients over all devices, as the
+    compiler counts them, in expectation over the drawn regimes.
+    """
+    steps = parts.config.train.steps
+    if int(state.step) >= steps:
+        return 0, float("nan")
     jobs: list[tuple[Program, tuple[Any, ...]]] = []
+    gradients: dict[Regime, tuple[Program, tuple[Any, ...]]] = {}
     batch = put_batch(batches.rows(int(state.step), rows), parts.mesh)
     for regime in batches.regimes:
         layout = regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
         gradient = gradient_program(parts.model, parts.capacity, layout, parts.mesh)
-        jobs.append((gradient, (state.params, batch, state.step, seed)))
+        gradients[regime] = (gradient, (state.params, batch, state.step, seed))
+    jobs.extend(gradients.values())
     jobs.append((update, (state, state.params, batch.session_rows, batch.row_mask, owner)))
     if validation:
         batch = put_batch(next(iter(validation.values()))[0], parts.mesh)
@@ -199,7 +204,10 @@ def _compile_ahead(
     n = compile_ahead(jobs)
     if n:
         print(f"compiled {n} programs in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    return n
+    per_step = np.average(
+        [program.flops(*args) for program, args in gradients.values()], weights=[regime.weight for regime in gradients]
+    )
+    return n, float(steps * parts.mesh.size * per_step)
 
 
 def _validation_batches(parts: Parts, sessions: tuple[str, ...]) -> dict[str, EvaluationBatches]:
@@ -237,6 +245,12 @@ def _start_or_resume(parts: Parts, saved: Checkpoints, meta: dict[str, Any], wor
         told = "; ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
         raise UserError(
             f"run {workdir}: trained with another config ({told})", way_out="use a new --workdir or the old values"
+        )
+    length, annealed = before["train.steps"], before["optimizer.anneal_steps"]
+    if length != config.train.steps and annealed and newest > min(length, config.train.steps) - annealed:
+        raise UserError(
+            f"run {workdir}: at step {newest} of {length} the learning rate is already annealing",
+            way_out="keep train.steps, or use a new --workdir",
         )
     if Vocabulary.from_json(old["vocabulary"]) != parts.vocabulary:
         raise UserError(f"run {workdir}: trained on other sessions", way_out="use a new --workdir or the same sessions")
@@ -294,7 +308,7 @@ def _data_columns(parts: Parts, batches: TrainingBatches, config: ConfigDict) ->
         "schedule": f"warm-up {config.optimizer.warmup_steps}, constant, 1 - sqrt over {config.optimizer.anneal_steps}",
         "batch_size": config.data.batch_size,
         "windows_seen": windows_seen,
-        "tokens_seen": windows_seen * _mean_tokens(parts, batches),
+        "tokens_seen": round(windows_seen * _mean_tokens(parts, batches)),
         "epochs": windows_seen * parts.model.grid.seconds / max(1e-9, sum(hours) * 3600),
         "version": __version__,
         "device": f"{parts.mesh.size} x {jax.devices()[0].device_kind}",
