@@ -25,7 +25,7 @@ $(READY): pyproject.toml
 demo: setup
 	@start=$$(date +%s); set -e; \
 	$(BIN)/omnimouse-jax synthesize $(STORE) --preset demo; \
-	$(BIN)/omnimouse-jax sweep --config configs/demo.py --store $(STORE) --workdir $(STUDY); \
+	$(BIN)/omnimouse-jax sweep --config configs/demo.py --store $(STORE) --workdir $(STUDY) || test $$? -eq 1; \
 	$(BIN)/omnimouse-jax report $(STUDY); \
 	took=$$(( $$(date +%s) - start )); echo "demo took $$((took / 60)) min $$((took % 60)) s"
 

@@ -1,9 +1,9 @@
 """The demo study: three model sizes x three numbers of mice, on synthetic mice, in minutes on two CPU cores.
 
-What: towers of 24, 48 and 96 channels, each trained on 2, 6 and 16 sessions (nested; the same two sessions are scored in every
-cell), four tasks: prediction from stimulus and behaviour, from half of the population, forecasting, and decoding of behaviour.
-How long: see docs/performance.md; `make demo` prints what it took.
-Score: the page at the end says, with intervals; on these mice more of them help.
+What: towers of 16, 32 and 64 channels, each trained on 3, 7 and 16 sessions (nested; the same three sessions are scored in every
+cell), three tasks: prediction from screen and behaviour, forecasting, and decoding of behaviour.
+How long: 6 to 7 minutes on two CPU cores (docs/performance.md); `make demo` prints what it took.
+Score: the page at the end says, with intervals. Three levels over less than a decade carry no exponent, and it says that too.
 Command:
   omnimouse-jax synthesize stores/demo --preset demo
   omnimouse-jax sweep --config configs/demo.py --store stores/demo --workdir studies/demo

@@ -8,17 +8,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from omnimouse_jax.configuration import override
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.evaluator import evaluate_run
+from omnimouse_jax.evaluate.evaluator import evaluate_run, preflight
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.scaling.plan import Cell, cells
+from omnimouse_jax.training.checkpoint import comparable
 from omnimouse_jax.training.track import duration, write_json
-from omnimouse_jax.training.train import Interrupted, train
+from omnimouse_jax.training.train import MAY_CHANGE, Interrupted, train
 
 
 def run_study(config: ConfigDict, study_dir: Path, retry_failed: bool = True) -> dict[str, list[str]]:
@@ -29,7 +29,9 @@ def run_study(config: ConfigDict, study_dir: Path, retry_failed: bool = True) ->
     """
     store = Store.open(config.data.store)
     planned = cells(config.study.to_dict(), store.chosen(config.data.sessions))
-    _check_unchanged(study_dir, config)
+    for cell in planned:
+        preflight(cell_config(config, cell))
+        _check_same(config, cell, study_dir / "runs" / cell.run_id)
     write_json(study_dir / "plan.json", {"config": config.to_dict(), "cells": [vars(cell) for cell in planned]})
     states: dict[str, list[str]] = {"done": [], "failed": []}
     start, ran = time.monotonic(), 0
@@ -59,28 +61,31 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits of everything that a cell's result depends on."""
-    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=list).encode()).hexdigest()[:12]
+    """Twelve hex digits of all fields that a cell's result depends on."""
+    kept = {k: v for k, v in comparable(config.to_dict()).items() if k == "train.steps" or not k.startswith(MAY_CHANGE)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _run_cell(config: ConfigDict, cell: Cell, folder: Path) -> str:
     made = cell_config(config, cell)
     labels = {**cell.labels, "run_id": cell.run_id, "config_hash": config_hash(made)}
-    write_json(folder / "status.json", {"state": "running"})
+    digest = labels["config_hash"]
+    write_json(folder / "status.json", {"state": "running", "config_hash": digest})
     try:
         train(made, folder, labels)
         evaluate_run(folder)
     except Interrupted:
-        write_json(folder / "status.json", {"state": "interrupted"})
+        write_json(folder / "status.json", {"state": "interrupted", "config_hash": digest})
         raise
     except Exception as error:
         print(f"cell {cell.run_id} failed: {error}", file=sys.stderr)
         reason = str(error) if isinstance(error, UserError) else traceback.format_exc()
         write_json(
-            folder / "status.json", {"state": "failed", "error": f"{type(error).__name__}: {error}", "details": reason}
+            folder / "status.json",
+            {"state": "failed", "config_hash": digest, "error": f"{type(error).__name__}: {error}", "details": reason},
         )
         return "failed"
-    write_json(folder / "status.json", {"state": "done"})
+    write_json(folder / "status.json", {"state": "done", "config_hash": digest})
     return "done"
 
 
@@ -89,16 +94,14 @@ def _state(folder: Path) -> str:
     return json.loads(path.read_text())["state"] if path.exists() else "missing"
 
 
-def _check_unchanged(study_dir: Path, config: ConfigDict) -> None:
-    """A study folder holds one study: growing it (more sizes, seeds, amounts) is fine, another recipe is not."""
-    path = study_dir / "plan.json"
+def _check_same(config: ConfigDict, cell: Cell, folder: Path) -> None:
+    """A cell that is done or begun was of this recipe and these sessions: a study may grow, its cells may not change."""
+    path = folder / "status.json"
     if not path.exists():
         return
-    old: dict[str, Any] = json.loads(path.read_text())["config"]
-    new = json.loads(json.dumps(config.to_dict()))
-    changed = [group for group in new if group not in ("study", "seed") and old.get(group) != new[group]]
-    if changed:
+    old, new = json.loads(path.read_text()).get("config_hash"), config_hash(cell_config(config, cell))
+    if old != new:
         raise UserError(
-            f"study {study_dir}: planned with another config (differs in {', '.join(changed)})",
-            way_out="use a new --workdir, or the config in its plan.json",
+            f"study cell {folder}: begun with another config or other sessions (config hash {old}, now {new})",
+            way_out="use a new --workdir, or remove this cell's folder to train it again",
         )

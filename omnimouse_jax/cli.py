@@ -233,7 +233,11 @@ def _ingest(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.recordings import inspect
 
-    print(inspect.as_json(arguments.store) if arguments.json else inspect.render(arguments.store))
+    print(
+        inspect.as_json(arguments.store)
+        if arguments.json
+        else inspect.render(arguments.store, width=None if sys.stdout.isatty() else 160)
+    )
 
 
 def _regimes(arguments: argparse.Namespace) -> None:
@@ -296,9 +300,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.run, tasks, arguments.tier, arguments.session, arguments.checkpoint, arguments.store, arguments.out
     )
     print(table(result["rows"]))
-    print(
-        f"checkpoint {result['checkpoint_step']}; written to {arguments.out or Path(arguments.run) / 'evaluation.json'}"
-    )
+    print(f"checkpoint {result['checkpoint_step']}; written to {result['file']}")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

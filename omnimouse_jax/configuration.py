@@ -89,6 +89,8 @@ def _child(node: ConfigDict, name: str, where: str, field: str, root: ConfigDict
         close = difflib.get_close_matches(f"{where}.{name}" if where else name, valid, 1, 0.3)
         if not close and root is not None:
             raise UserError(f"config: unknown field {field}", way_out=_nearest(root, field))
+        if root is None and difflib.get_close_matches(field, fields(node) if not where else [], 1, 0.6):
+            raise UserError(f"config: unknown field {field}", way_out=_nearest(node, field))
         hint = f"did you mean {close[0]}?" if close else f"valid here: {', '.join(valid)}"
         raise UserError(f"config: unknown field {field}", way_out=hint)
     return node[name]
@@ -100,8 +102,8 @@ def _nearest(config: ConfigDict, field: str) -> str:
 
 
 def _of_type(value: Any, old: Any, field: str) -> Any:
-    """`value` as the type of `old`; a field that is None takes anything, any field whose name allows it takes None."""
-    if old is None or value is None:
+    """`value` as the type of `old`; a field that is None by default takes anything."""
+    if old is None:
         return value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -108,7 +108,7 @@ def test_a_session_without_the_scored_tier_is_named(capsys, colony, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(colony, store)
     Store.open(str(store)).add(lonely())
-    train(micro(str(store), train__steps=1, train__validation_windows=0), tmp_path / "run")
+    train(micro(str(store), train__steps=2, train__validation_windows=0), tmp_path / "run")
     status, _, err = run(capsys, "evaluate", str(tmp_path / "run"))
     assert status == 2
     assert "session lonely" in err

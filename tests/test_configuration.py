@@ -51,6 +51,7 @@ def test_values_take_the_type_of_their_field():
         ("--config.train=7", r"train is a group of fields.*train\.steps"),
         ("--config.seed.deeper=7", r"seed has no fields"),
         ("--config.train.steps", r"write overrides as --config\.path\.to\.field=value"),
+        ("--config.train.steps=None", r"train\.steps is int"),
         ("--config.mesh.data=True", r"mesh\.data is int"),
     ],
 )

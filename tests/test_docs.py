@@ -29,7 +29,7 @@ def test_the_first_hour_runs(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "studies/first/report/index.html").exists()
-    assert (tmp_path / "runs/mine/evaluation.json").exists()
+    assert (tmp_path / "scores.json").exists()
 
 
 @pytest.mark.parametrize(

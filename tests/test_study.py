@@ -64,7 +64,7 @@ def study_config(colony) -> ConfigDict:
     config.study = ConfigDict(
         {
             "name": "micro",
-            "sizes": {"S": {"d_model": 8}, "broken": {"d_model": 7}},
+            "sizes": {"S": {"d_model": 8}, "broken": {"d_model": 12}},
             "sessions": (1, 3),
             "evaluation_sessions": 1,
             "orders": 1,
@@ -74,13 +74,23 @@ def study_config(colony) -> ConfigDict:
     return config
 
 
-def test_a_study_runs_resumes_and_reports(study_config, tmp_path, capsys):
+def test_a_study_runs_resumes_and_reports(study_config, tmp_path, capsys, monkeypatch):
+    from launch import local
+
+    real = local.train
+
+    def train(config, *args):
+        if config.model.d_model == 12:
+            raise MemoryError("out of memory")
+        return real(config, *args)
+
+    monkeypatch.setattr(local, "train", train)
     states = run_study(study_config, tmp_path)
     assert len(states["done"]) == 2
     assert len(states["failed"]) == 2
     status = json.loads((tmp_path / "runs" / states["failed"][0] / "status.json").read_text())
     assert status["state"] == "failed"
-    assert "d_model" in status["error"]
+    assert "out of memory" in status["error"]
 
     run_file = tmp_path / "runs" / states["done"][0] / "run.json"
     before = run_file.stat().st_mtime_ns
@@ -103,9 +113,20 @@ def test_a_study_runs_resumes_and_reports(study_config, tmp_path, capsys):
         assert len(list(csv.reader(line for line in file if not line.startswith("#")))) == len(rows) + 1
 
 
-def test_a_study_folder_holds_one_recipe(study_config, tmp_path):
-    (tmp_path / "plan.json").write_text(json.dumps({"config": study_config.to_dict()}))
+def test_a_begun_cell_keeps_its_recipe_and_nothing_is_written_for_what_cannot_run(study_config, tmp_path):
+    planned = cells(study_config.study.to_dict(), SESSIONS[:3])
+    folder = tmp_path / "runs" / planned[0].run_id
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps({"state": "done", "config_hash": "of another"}))
+    with pytest.raises(UserError, match="begun with another config or other sessions"):
+        run_study(study_config, tmp_path)
+    for change in ({"d_model": 7}, {"hiera_order": "sideways"}):
+        other = ConfigDict(study_config.to_dict())
+        other.study.sizes = ConfigDict({"S": {"d_model": 8}, "broken": change})
+        with pytest.raises(UserError, match=r"d_model|hiera_order"):
+            run_study(other, tmp_path / "new")
     other = ConfigDict(study_config.to_dict())
-    other.data.batch_size = 4
-    with pytest.raises(UserError, match=r"planned with another config \(differs in data\)"):
-        run_study(other, tmp_path)
+    other.mesh.data = 64
+    with pytest.raises(UserError, match="needs 64 devices"):
+        run_study(other, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -87,6 +87,9 @@ def test_another_config_is_refused_with_a_diff(colony, finished):
     ("changes", "message"),
     [
         ({"mesh__data": 64}, r"mesh 64 x 1 needs 64 devices, 8 cpu"),
+        ({"train__log_every": 0}, r"train\.log_every is 0"),
+        ({"optimizer__anneal_steps": 3}, r"2 warm-up and 3 anneal steps do not fit into 4 steps"),
+        ({"mesh__data": 8, "evaluation__batch_size": 12}, r"evaluation\.batch_size 12 does not divide"),
         ({"mesh__data": 8, "data__batch_size": 12}, r"batch_size 12 does not divide over 8 devices"),
         ({"data__tiers": ("nonsense",)}, r"no window of 2 s in tiers nonsense"),
         ({"data__sessions": ("nobody",)}, r"nobody"),
@@ -112,6 +115,27 @@ def test_evaluation_scores_every_session_and_task(finished):
     channels = {row["channel"] for row in rows if row["metric"] == "behavior_correlation"}
     assert channels == {"pupil_x", "pupil_y", "pupil_size", "pupil_size_derivative", "running", "mean"}
     assert json.loads((finished[0] / "evaluation.json").read_text())["rows"] == json.loads(json.dumps(rows))
+
+
+def test_the_best_checkpoint_is_kept_and_taken(colony, tmp_path, monkeypatch):
+    from omnimouse_jax.training import train as trainer
+    from omnimouse_jax.training.checkpoint import Checkpoints
+
+    told = iter([3.0, 1.0, 2.0, 2.5, 2.7, 2.9])
+    monkeypatch.setattr(trainer, "_validate", lambda *args: {"validation_loss": next(told)})
+    run = train(micro(colony, train__steps=6, train__checkpoint_every=1, optimizer__anneal_steps=0), tmp_path)
+    saved = Checkpoints(tmp_path, read_only=True)
+    assert run["checkpoint_step"] == saved.best() == 2
+    assert sorted(saved.manager.all_steps()) == [2, 5, 6]
+    assert saved.step_named("latest") == 6
+
+
+def test_scores_asked_for_by_hand_leave_the_configured_ones(finished):
+    evaluate_run(finished[0])
+    before = (finished[0] / "evaluation.json").read_bytes()
+    asked = evaluate_run(finished[0], tasks={"x": "behavior"}, tiers=("train",))
+    assert {row["task"] for row in asked["rows"]} == {"x"}
+    assert (finished[0] / "evaluation.json").read_bytes() == before
 
 
 def test_mice_that_lack_things_train_with_complete_ones(tmp_path):

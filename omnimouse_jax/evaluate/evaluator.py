@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -24,6 +26,7 @@ from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
 from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.vocabulary import Vocabulary
+from omnimouse_jax.tokens.windows import WindowIndex
 from omnimouse_jax.training import checkpoint, track
 from omnimouse_jax.training.checkpoint import Checkpoints
 from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
@@ -51,7 +54,9 @@ def evaluate_run(
     store: str = "",
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Scores a run folder and writes `evaluation.json` beside it (or to `out`).
+    """Scores a run folder and writes `evaluation.json` into it (or `out`).
+
+    Scores that differ from what the run's config asks for go to `evaluation-asked.json`: a ledger is made of the others.
 
     tasks: task -> regime (name or expression); tiers, sessions, store: empty means what the run's config says. Raises UserError
     for a run that has no checkpoint, a session that the model does not know, or one without the tier.
@@ -65,6 +70,8 @@ def evaluate_run(
         config.data.store = store
     if tiers:
         config.evaluation.tiers = tuple(tiers)
+    # A run is scored on whatever devices are here, not on those it was trained on.
+    config.mesh.data, config.mesh.model = math.gcd(config.evaluation.batch_size, jax.device_count()), 1
     parts = prepare(config, Vocabulary.from_json(meta["vocabulary"]))
     shapes = abstract_state(parts.model, parts.capacity)
     target = checkpoint.abstract(shapes, state_shardings(parts.model, parts.capacity, parts.mesh))
@@ -73,8 +80,22 @@ def evaluate_run(
     scored = tuple(sessions) or tuple(config.evaluation.sessions) or tuple(e.key for e in parts.vocabulary.sessions)
     rows = evaluate(parts, params, dict(tasks or config.evaluation.tasks), scored)
     result = {"checkpoint_step": number, "tiers": list(config.evaluation.tiers), "rows": rows}
-    track.write_json(out or run / "evaluation.json", result)
-    return result
+    as_configured = not (tasks or tiers or sessions) and step == "best"
+    file = out or run / ("evaluation.json" if as_configured else "evaluation-asked.json")
+    track.write_json(file, result)
+    return {**result, "file": str(file)}
+
+
+def preflight(config: ConfigDict) -> None:
+    """Raises the UserError that training and then evaluating this config would end in, before anything is written."""
+    parts = prepare(config)
+    sessions = parts.store.chosen(config.data.sessions)
+    parts.windows(sessions, config.data.tiers, config.data.stride_s)
+    for regime in regimes_of(config.regimes, parts.model.grid):
+        regimes.resolve(regime, parts.model.grid, parts.cutter(sessions, parts.model.max_neurons).n_slots)
+    scored = tuple(config.evaluation.sessions) or sessions
+    for stride in _strides(parts, config.evaluation.tasks.values()):
+        scored_windows(parts, scored, stride)
 
 
 def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequence[str]) -> list[dict[str, Any]]:
@@ -82,20 +103,38 @@ def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequ
     config = parts.config
     for key in sessions:
         parts.vocabulary.session_row(key)
-    windows = parts.windows(sessions, config.evaluation.tiers, config.evaluation.stride_s)
-    if windows.skipped:
-        tiers = ", ".join(config.evaluation.tiers)
-        raise UserError(
-            f"session {windows.skipped[0]}: no window of {parts.model.grid.seconds:g} s in tier {tiers}",
-            way_out="leave it out of evaluation.sessions, or name other evaluation.tiers",
-        )
+    windows_every = {stride: scored_windows(parts, sessions, stride) for stride in _strides(parts, tasks.values())}
     rows = []
     for task, text in tasks.items():
         regime = regimes_of([text], parts.model.grid)[0]
+        windows = windows_every[_stride(parts, regime)]
         batches = EvaluationBatches(parts.cutter(sessions), windows, regime, config.evaluation.batch_size)
         for key, scores in session_scores(parts, params, batches, sessions).items():
             rows.extend(_rows(parts, task, regime, key, scores))
     return rows
+
+
+def scored_windows(parts: Parts, sessions: Sequence[str], stride_s: float) -> WindowIndex:
+    """Windows of the scored tiers, of every session. UserError names a session that has none."""
+    tiers = parts.config.evaluation.tiers
+    windows = parts.windows(sessions, tiers, stride_s)
+    if windows.skipped:
+        raise UserError(
+            f"session {windows.skipped[0]}: no window of {parts.model.grid.seconds:g} s in tier {', '.join(tiers)}",
+            way_out="leave it out of evaluation.sessions, or name other evaluation.tiers",
+        )
+    return windows
+
+
+def _stride(parts: Parts, regime: Regime) -> float:
+    """Behaviour is asked for over the whole window, so its windows must not overlap: no sample counts twice."""
+    whole = regimes.resolve(regime, parts.model.grid, 64).behavior == "target"
+    stride = parts.config.evaluation.stride_s
+    return max(stride, parts.model.grid.seconds) if whole else stride
+
+
+def _strides(parts: Parts, texts: Iterable[str]) -> set[float]:
+    return {_stride(parts, regime) for regime in regimes_of(list(texts), parts.model.grid)}
 
 
 def session_scores(

@@ -24,7 +24,7 @@ def neuron_slots(n_neurons: int, n_visible: int, n_slots: int) -> Int[np.ndarray
     """
     if n_neurons > n_slots:
         raise UserError(
-            f"{n_neurons} neurons do not fit into {n_slots} slots", way_out="raise data.neurons or sample fewer neurons"
+            f"{n_neurons} neurons do not fit into {n_slots} slots", way_out="raise --config.model.max_neurons"
         )
     if n_visible in (0, n_slots):
         return np.arange(n_slots - n_neurons, n_slots)

@@ -81,7 +81,7 @@ class WindowIndex:
             used.append(key)
         if not used:
             raise UserError(
-                f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions",
+                f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions ({_few(sessions)})",
                 way_out="`omnimouse-jax inspect STORE` lists the tiers and hours of each session",
             )
         first = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
@@ -137,6 +137,10 @@ def cut(
         video=video,
         experiment_second=int(window.start - recording.responses.segment_start[0]),
     )
+
+
+def _few(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 def _times(window: Window, n: int, rate: int) -> Float[np.ndarray, " n"]:

@@ -6,6 +6,7 @@ Orbax writes it in the background and commits it atomically; it restores on any 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ class Checkpoints:
             ]
         )
         absl.logging.set_verbosity(absl.logging.ERROR)  # orbax warns that a read-only manager does not write
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=not read_only, read_only=read_only)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=lambda metrics: metrics["validation_loss"],  # without it orbax keeps no metrics
+            best_mode="min",
+            create=not read_only,
+            read_only=read_only,
+        )
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: TrainState, meta: dict[str, Any], validation_loss: float | None) -> None:
@@ -52,7 +59,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step with the lowest validation loss, or the newest where none was measured."""
         losses = {step: (self.manager.metrics(step) or {}).get("validation_loss") for step in self.manager.all_steps()}
-        measured = {step: loss for step, loss in losses.items() if loss is not None and loss != float("inf")}
+        measured = {step: loss for step, loss in losses.items() if loss is not None and math.isfinite(loss)}
         return min(measured, key=lambda step: measured[step]) if measured else self.latest()
 
     def step_named(self, name: str | int) -> int:

@@ -27,6 +27,17 @@ from omnimouse_jax.training.objective import LossSums
 from omnimouse_jax.training.parallel import make_mesh, put_batch
 from omnimouse_jax.training.step import Capacity, predict_program
 
+#: Fields that must be positive.
+AT_LEAST_ONE = (
+    "data.batch_size",
+    "data.threads",
+    "data.ahead",
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "evaluation.batch_size",
+)
 CACHE_VARIABLE = "OMNIMOUSE_COMPILE_CACHE"
 
 
@@ -56,6 +67,18 @@ class Parts:
 def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
     """Opens the store, names the rows, makes the mesh. `vocabulary` is that of a trained run, where there is one."""
     enable_compilation_cache()
+    for field in AT_LEAST_ONE:
+        group, name = field.split(".")
+        if config[group][name] < 1:
+            raise UserError(f"config: {field} is {config[group][name]}", way_out="use a positive whole number")
+    if config.data.blanks not in ("follow", "none", "all"):
+        raise UserError(f"config: data.blanks is {config.data.blanks!r}", way_out="use 'follow', 'none' or 'all'")
+    if config.optimizer.warmup_steps + config.optimizer.anneal_steps > config.train.steps:
+        raise UserError(
+            f"config: {config.optimizer.warmup_steps} warm-up and {config.optimizer.anneal_steps} anneal steps do not fit into "
+            f"{config.train.steps} steps",
+            way_out="lower --config.optimizer.warmup_steps and --config.optimizer.anneal_steps, or train longer",
+        )
     if not config.data.store:
         raise UserError("config: data.store is empty", way_out="pass --store STORE (a folder, or a gs:// or s3:// URL)")
     store = Store.open(config.data.store)
@@ -63,6 +86,11 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
         vocabulary = Vocabulary.of({key: store.summary(key) for key in store.chosen(config.data.sessions)})
     model = model_config(config.model)
     mesh = make_mesh(config.mesh.data, config.mesh.model)
+    if config.evaluation.batch_size % mesh.shape["data"]:
+        raise UserError(
+            f"config: evaluation.batch_size {config.evaluation.batch_size} does not divide over {mesh.shape['data']} devices",
+            way_out=f"use a multiple of {mesh.shape['data']}",
+        )
     return Parts(config, store, vocabulary, model, Capacity.of(vocabulary), mesh)
 
 

@@ -53,7 +53,9 @@ MAY_CHANGE = (
     "data.threads",
     "data.ahead",
     "mesh.",
-    "evaluation.",
+    "evaluation.batch_size",
+    "evaluation.bootstrap",
+    "evaluation.tiers",
 )
 
 
@@ -134,7 +136,7 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
 
             stopping = stop.signum is not None
             last = step + 1 == config.train.steps
-            if stopping:
+            if stopping and not last:
                 if pending is not None:
                     _log(metrics, *pending, clock, first, config.data.batch_size)
                 saved.save(state, meta, None)
@@ -142,6 +144,8 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
                 progress.close()
                 raise Interrupted(workdir, step + 1, config.train.steps, stop.signum or 0)
             if last or (step + 1) % config.train.checkpoint_every == 0:
+                if pending is not None:  # a loss that is not finite must stop the run before it is saved
+                    told, pending = _log(metrics, *pending, clock, first, config.data.batch_size), None
                 scored = _validate(parts, state, validation, metrics, clock)
                 saved.save(state, meta, scored.get("validation_loss"))
 
