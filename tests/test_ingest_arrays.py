@@ -248,6 +248,7 @@ BROKEN: dict[str, Change] = {
     r"draw of row 1 is 'noise'": _csv("grating", "noise"),
     r"stimulus screen_deg is missing": lambda f, d: d["stimulus"].pop("screen_deg"),
     r"tiers hold_out_last 2 - give fractions": _set("tiers", {"hold_out_last": 2}),
+    r"end at 10 s and cover .* check the rate, the unit of the times": _set("responses", "rate", 60.0),
     r"no trial lies within the responses' time": _set("responses", "start", 5000),
     r"no array speed|no array \(none named\)": lambda f, d: (
         np.savez(f / "all.npz", wheel=np.zeros(9)),

@@ -66,7 +66,7 @@ COLUMNS: tuple[Column, ...] = (
     _run("n_neurons", int, "neurons", "recorded neurons trained on"),
     _run("hours", float, "h", "recorded time trained on, summed over sessions"),
     _run("neuron_hours", float, "neuron h", "recorded time x neurons, summed over sessions"),
-    _run("unique_stimulus_hours", float, "h", "stimulus time, repeats of a clip counted once"),
+    _run("unique_stimulus_hours", float, "h", "stimulus time, repeats of a clip counted once, of all tiers"),
     _run("seed", int, "", "of initialisation and of the order of windows", True),
     _run("data_order", int, "", "which nested order of sessions the subset is a prefix of"),
     _run("learning_rate", float, "", "peak"),

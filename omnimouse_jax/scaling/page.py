@@ -97,7 +97,7 @@ def _overview(study: Study) -> str:
         "parameters (squares): slopes of a straight line in log2 through the cell means, averaged over the other axis. "
         f"No curve is assumed.</p><figure>{render_forest(rows)}<figcaption>Thick bar: 95 % for these sessions "
         "(run noise). Thin bar: 95 % for new sessions or animals, with the run noise in it; an arrow: it goes on. "
-        "A bar that crosses zero: no measurable gain.</figcaption></figure>"
+        "Headlines speak of these sessions (thick bar); a thin bar that crosses zero: not shown for new ones.</figcaption></figure>"
     )
 
 

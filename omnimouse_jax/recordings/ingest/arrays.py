@@ -37,7 +37,7 @@ from omnimouse_jax.recordings.ingest.description import Description
 from omnimouse_jax.recordings.ingest.files import checksum, stamp
 from omnimouse_jax.recordings.ingest.tables import read_table, screen_from_table, trial_columns
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
-from omnimouse_jax.recordings.splits import hold_out_last
+from omnimouse_jax.recordings.splits import hold_out_last, overlap_seconds
 from omnimouse_jax.recordings.validate import check_recording, check_responses
 
 NAMES = ("recording.json", "recording.yml", "recording.yaml")
@@ -45,6 +45,8 @@ FIELDS = ("key", "animal", "responses", "neurons", "behavior", "stimulus", "tria
 SIGNAL_FIELDS = ("file", "rate", "start", "segments", "original_rate", "channels")
 #: Length of the trials that a recording without any is cut into, seconds.
 TRIAL_SECONDS = 10.0
+#: Share of the trials' time that must have been recorded.
+MOSTLY = 0.9
 
 
 def discover(source: Path) -> list[Path]:
@@ -117,7 +119,22 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
         },
     )
     check_recording(rec)
+    _check_covered(rec, path)
     return rec
+
+
+def _check_covered(rec: Recording, path: Path) -> None:
+    """Most of what was shown must have been recorded: the usual slips are a wrong rate, milliseconds, and swapped axes."""
+    shown = rec.trials.modality != "blank"
+    start, end = rec.trials.start[shown], rec.trials.end[shown]
+    recorded, asked = float(overlap_seconds(start, end, rec.responses.spans()).sum()), float((end - start).sum())
+    if recorded < MOSTLY * asked:
+        size = f"{rec.responses.n_samples} samples x {rec.n_neurons} neurons"
+        raise UserError(
+            f"session {rec.key}: file {path}: responses of {size} end at {float(rec.responses.spans()[-1, 1]):g} s and cover "
+            f"{recorded:g} s of {asked:g} s of trials, which end at {float(end[-1]):g} s",
+            way_out="check the rate, the unit of the times (seconds) and the order of the axes (time, neurons)",
+        )
 
 
 def source_files(folder: Path) -> list[Path]:
