@@ -126,7 +126,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     )
     made.add_argument("--tier", action="append", default=[], help="tier to score (default: the config's)")
     made.add_argument("--session", action="append", default=[], help="session to score (default: the config's)")
-    made.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
+    made.add_argument("--checkpoint", default="", help="best, latest or a step (default: the config's)")
     made.add_argument("--store", default="", help="recordings, if they have moved")
     made.add_argument("--out", type=Path, help="file to write (default: RUN/evaluation.json)")
 

@@ -50,7 +50,7 @@ def evaluate_run(
     tasks: Mapping[str, str] | None = None,
     tiers: Sequence[str] = (),
     sessions: Sequence[str] = (),
-    step: str = "best",
+    step: str = "",
     store: str = "",
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -58,14 +58,16 @@ def evaluate_run(
 
     Scores that differ from what the run's config asks for go to `evaluation-asked.json`: a ledger is made of the others.
 
-    tasks: task -> regime (name or expression); tiers, sessions, store: empty means what the run's config says. Raises UserError
-    for a run that has no checkpoint, a session that the model does not know, or one without the tier.
+    tasks: task -> regime (name or expression); tiers, sessions, step, store: empty means what the run's config says. Raises
+    UserError for a run that has no checkpoint, a session that the model does not know, or one without the tier.
     """
     run = Path(run)
     saved = Checkpoints(run, read_only=True)
-    number = saved.step_named(step)
+    if (newest := saved.latest()) is None:
+        raise UserError(f"run {run}: no checkpoint yet", way_out="train it until one is saved")
+    config = ConfigDict(_tuples(saved.meta(newest)["config"]))
+    number = saved.step_named(step or config.evaluation.checkpoint)
     meta = saved.meta(number)
-    config = ConfigDict(_tuples(meta["config"]))
     if store:
         config.data.store = store
     if tiers:
@@ -80,7 +82,7 @@ def evaluate_run(
     scored = tuple(sessions) or tuple(config.evaluation.sessions) or tuple(e.key for e in parts.vocabulary.sessions)
     rows = evaluate(parts, params, dict(tasks or config.evaluation.tasks), scored)
     result = {"checkpoint_step": number, "tiers": list(config.evaluation.tiers), "rows": rows}
-    as_configured = not (tasks or tiers or sessions) and step == "best"
+    as_configured = not (tasks or tiers or sessions or step)
     file = out or run / ("evaluation.json" if as_configured else "evaluation-asked.json")
     track.write_json(file, result)
     return {**result, "file": str(file)}

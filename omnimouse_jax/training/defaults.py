@@ -45,6 +45,9 @@ def base(size: str = "1M") -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.sessions = ()  # empty: the sessions trained on
     config.evaluation.tiers = ("test",)
+    config.evaluation.checkpoint = (
+        "best"  # by validation loss; "latest": the last one, the only one that is annealed; or a step
+    )
     config.evaluation.stride_s = 1.0  # the second half of a 2 s window is scored, so 1 s visits each sample once
     config.evaluation.batch_size = 8
     config.evaluation.bootstrap = 1000  # resamples of neurons behind each interval

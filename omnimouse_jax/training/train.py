@@ -56,6 +56,7 @@ MAY_CHANGE = (
     "evaluation.batch_size",
     "evaluation.bootstrap",
     "evaluation.tiers",
+    "evaluation.checkpoint",
 )
 
 
@@ -163,7 +164,7 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
         "seconds_waiting_for_data": clock.waiting_for_data,
         "programs_compiled": n_programs,
         "compile_seconds": compile_seconds,
-        "checkpoint_step": saved.best(),
+        "checkpoint_step": saved.step_named(config.evaluation.checkpoint),
         **scored,
     }
     saved.close()
