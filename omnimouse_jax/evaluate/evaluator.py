@@ -27,10 +27,9 @@ from omnimouse_jax.tokens.pipeline import EvaluationBatches
 from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.tokens.windows import WindowIndex
-from omnimouse_jax.training import checkpoint, track
-from omnimouse_jax.training.checkpoint import Checkpoints
+from omnimouse_jax.training import track
+from omnimouse_jax.training.checkpoint import Checkpoints, restore_target
 from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
-from omnimouse_jax.training.step import abstract_state, state_shardings
 
 INTERVAL_OVER_NEURONS = "95% bootstrap over neurons"
 INTERVAL_OVER_WINDOWS = "95% bootstrap over windows"
@@ -65,9 +64,9 @@ def evaluate_run(
     saved = Checkpoints(run, read_only=True)
     if (newest := saved.latest()) is None:
         raise UserError(f"run {run}: no checkpoint yet", way_out="train it until one is saved")
-    config = ConfigDict(_tuples(saved.meta(newest)["config"]))
+    meta = saved.meta(newest)  # a run keeps its vocabulary; its newest config says what to score
+    config = ConfigDict(_tuples(meta["config"]))
     number = saved.step_named(step or config.evaluation.checkpoint)
-    meta = saved.meta(number)
     if store:
         config.data.store = store
     if tiers:
@@ -75,9 +74,7 @@ def evaluate_run(
     # A run is scored on whatever devices are here, not on those it was trained on.
     config.mesh.data, config.mesh.model = math.gcd(config.evaluation.batch_size, jax.device_count()), 1
     parts = prepare(config, Vocabulary.from_json(meta["vocabulary"]))
-    shapes = abstract_state(parts.model, parts.capacity)
-    target = checkpoint.abstract(shapes, state_shardings(parts.model, parts.capacity, parts.mesh))
-    params = saved.restore(number, target).params
+    params = saved.restore(number, restore_target(parts.model, parts.capacity, parts.mesh)).params
     saved.close()
     scored = tuple(sessions) or tuple(config.evaluation.sessions) or tuple(e.key for e in parts.vocabulary.sessions)
     rows = evaluate(parts, params, dict(tasks or config.evaluation.tasks), scored)

@@ -13,10 +13,12 @@ from typing import Any
 import absl.logging
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.training.step import TrainState
+from omnimouse_jax.model.config import ModelConfig
+from omnimouse_jax.training.step import Capacity, TrainState, abstract_state, state_shardings
 
 FOLDER = "checkpoints"
 
@@ -92,9 +94,13 @@ class Checkpoints:
         self.manager.close()
 
 
-def abstract(shapes: TrainState, shardings: TrainState) -> TrainState:
-    """A restore target: shapes with shardings, nothing allocated."""
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
+def restore_target(config: ModelConfig, capacity: Capacity, mesh: Mesh) -> TrainState:
+    """What a checkpoint of this model restores into on this mesh: shapes with shardings, nothing allocated."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        abstract_state(config, capacity),
+        state_shardings(config, capacity, mesh),
+    )
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:

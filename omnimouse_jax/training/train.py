@@ -35,12 +35,10 @@ from omnimouse_jax.training.setup import Parts, mean_losses, prepare, regimes_of
 from omnimouse_jax.training.step import (
     Program,
     TrainState,
-    abstract_state,
     compile_ahead,
     gradient_program,
     init_state,
     predict_program,
-    state_shardings,
     update_program,
 )
 
@@ -259,9 +257,7 @@ def _start_or_resume(parts: Parts, saved: Checkpoints, meta: dict[str, Any], wor
         )
     if Vocabulary.from_json(old["vocabulary"]) != parts.vocabulary:
         raise UserError(f"run {workdir}: trained on other sessions", way_out="use a new --workdir or the same sessions")
-    shapes = abstract_state(parts.model, parts.capacity)
-    target = checkpoint.abstract(shapes, state_shardings(parts.model, parts.capacity, parts.mesh))
-    return saved.restore(newest, target)
+    return saved.restore(newest, checkpoint.restore_target(parts.model, parts.capacity, parts.mesh))
 
 
 def _validate(
