@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnimouse_jax.model.attention import Windows, attend
+from omnimouse_jax.model.attention import attend
 from omnimouse_jax.model.rotary import Positions, rotate
+from omnimouse_jax.model.visibility import Windows
 
 
 def intervals(*pairs):
@@ -88,7 +89,7 @@ def test_rotation_is_relative_and_keeps_lengths():
     x, y = jnp.asarray(rng.standard_normal((2, 1, 1, 2, 8)), jnp.float32)
 
     def product(t, s):
-        a, b = (rotate(z, Positions(np.array([at]), 8, 2.0)) for z, at in ((x, t), (y, s)))
+        a, b = (rotate(z, Positions(np.array([at]), 8, 2.0).tables()) for z, at in ((x, t), (y, s)))
         np.testing.assert_allclose(jnp.linalg.norm(a), jnp.linalg.norm(x), rtol=1e-6)
         return np.asarray(jnp.sum(a * b, axis=-1))
 
@@ -100,7 +101,7 @@ def test_rotation_is_relative_and_keeps_lengths():
 def test_rotation_pairs_are_neighbours():
     quarter = 0.25e-3  # of the fastest period, 1 ms; the slowest, 4 s / 1000^..., hardly moves
     x = jnp.asarray(np.arange(4.0, dtype=np.float32).reshape(1, 1, 1, 4))
-    out = np.asarray(rotate(x, Positions(np.array([quarter]), 4, 2.0)))[0, 0, 0]
+    out = np.asarray(rotate(x, Positions(np.array([quarter]), 4, 2.0).tables()))[0, 0, 0]
     np.testing.assert_allclose(out[:2], [-1.0, 0.0], atol=1e-5)
     angle = 2 * np.pi * 1000 * 2000**-0.5 * quarter
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

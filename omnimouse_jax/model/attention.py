@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from omnimouse_jax.tokens.layout import visible_pairs
+from omnimouse_jax.model.attention_blocks import blocks
+from omnimouse_jax.model.attention_kernels import cudnn, cudnn_takes, splash
+from omnimouse_jax.model.attention_plain import plain
+from omnimouse_jax.model.visibility import Windows
 
-HIDDEN = -1e30  # added to a score that must not count: exp of it is exactly 0 beside any real score
-
-
-class Windows:
-    """Which queries may see which keys, known before tracing. Tokens of equal interval are one group."""
-
-    def __init__(self, queries: Int[np.ndarray, "Q 2"], keys: Int[np.ndarray, "K 2"], touching: str = "out"):
-        query_groups, self.query_group = np.unique(queries, axis=0, return_inverse=True)
-        key_groups, key_group = np.unique(keys, axis=0, return_inverse=True)
-        self.pairs = visible_pairs(query_groups, key_groups, touching)[:, key_group]  # (query groups, K)
-
-    @property
-    def everything(self) -> bool:
-        """Every query sees every key."""
-        return bool(self.pairs.all())
-
-    @property
-    def somebody(self) -> bool:
-        """Every query sees some key."""
-        return bool(self.pairs.any(axis=1).all())
-
-    def mask(self) -> Bool[np.ndarray, "Q K"]:
-        """Query by query: for tests and check data."""
-        return self.pairs[self.query_group]
+#: Up to so many keys, or so many bytes of scores, all scores at once take less than what blocks would save.
+FEW_KEYS = 128
+FEW_BYTES = 16 * 2**20
 
 
 def attend(
@@ -41,47 +26,44 @@ def attend(
     v_BxKxGxD: Float[Array, "B K G D"],
     windows: Windows | None = None,
     key_mask_BxK: Bool[Array, "B K"] | None = None,
+    implementation: str = "auto",
 ) -> Float[Array, "B Q H D"]:
     """softmax(q k / sqrt(D)) v over the keys that `windows` and `key_mask` let a query see; zero where there is none.
 
-    H query heads share G key heads in order. `windows=None`: everything sees everything.
+    H query heads share G key heads in order. `windows=None`: everything sees everything. `implementation` is "auto" or a name
+    in `IMPLEMENTATIONS`.
     """
     if windows is not None and windows.everything:
         windows = None
-    return plain(q_BxQxHxD, k_BxKxGxD, v_BxKxGxD, windows, key_mask_BxK)
+    name = implementation
+    if name == "auto":
+        name = best(q_BxQxHxD.shape, k_BxKxGxD.shape[1], q_BxQxHxD.dtype)
+    out = IMPLEMENTATIONS[name](q_BxQxHxD, k_BxKxGxD, v_BxKxGxD, windows, key_mask_BxK)
+    return _nothing_seen_gives_zero(out, windows, key_mask_BxK)
 
 
-def plain(
-    q_BxQxHxD: Float[Array, "B Q H D"],
-    k_BxKxGxD: Float[Array, "B K G D"],
-    v_BxKxGxD: Float[Array, "B K G D"],
-    windows: Windows | None = None,
-    key_mask_BxK: Bool[Array, "B K"] | None = None,
-) -> Float[Array, "B Q H D"]:
-    """All scores at once, hidden ones pushed to -1e30. Softmax in float32, its division after the sum over keys."""
-    b, n_queries, heads, d = q_BxQxHxD.shape
-    n_keys, groups = k_BxKxGxD.shape[1:3]
-    rest = heads // groups  # query heads of one key head
-    q_BxGxRQxD = q_BxQxHxD.swapaxes(1, 2).reshape(b, groups, rest * n_queries, d) * d**-0.5
-    k_BxGxKxD, v_BxGxKxD = k_BxKxGxD.swapaxes(1, 2), v_BxKxGxD.swapaxes(1, 2)
-    scores = jnp.einsum("bgqd,bgkd->bgqk", q_BxGxRQxD, k_BxGxKxD, preferred_element_type=jnp.float32)
-    scores_BxHxQxK = scores.reshape(b, heads, n_queries, n_keys)
-    # Masks are added, not selected: an addition leaves nothing of size (Q, K) behind for the backward pass.
-    if windows is not None:
-        # The barrier keeps the compiler from expanding (Q, K) while it folds constants.
-        group_Q = jax.lax.optimization_barrier(jnp.asarray(windows.query_group))
-        hidden_QxK = jnp.asarray(np.where(windows.pairs, 0.0, HIDDEN).astype(np.float32))[group_Q]
-        scores_BxHxQxK = scores_BxHxQxK + hidden_QxK[None, None]
-    if key_mask_BxK is not None:
-        hidden_BxK = jnp.where(key_mask_BxK, 0.0, HIDDEN).astype(jnp.float32)
-        scores_BxHxQxK = scores_BxHxQxK + hidden_BxK[:, None, None]
-    top = jax.lax.stop_gradient(jnp.max(scores_BxHxQxK, axis=-1, keepdims=True))
-    weights_BxHxQxK = jnp.exp(scores_BxHxQxK - top)
-    total_BxHxQ = jnp.sum(weights_BxHxQxK, axis=-1)
-    weights = weights_BxHxQxK.astype(v_BxGxKxD.dtype).reshape(b, groups, rest * n_queries, n_keys)
-    out = jnp.einsum("bgqk,bgkd->bgqd", weights, v_BxGxKxD, preferred_element_type=jnp.float32)
-    out_BxHxQxD = out.reshape(b, heads, n_queries, d) / total_BxHxQ[..., None]
-    return _nothing_seen_gives_zero(out_BxHxQxD.swapaxes(1, 2).astype(q_BxQxHxD.dtype), windows, key_mask_BxK)
+#: Every way to compute it. `splash_interpreted` is for tests without a TPU, `blocks_unlooped` for counting operations.
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "plain": plain,
+    "blocks": blocks,
+    "blocks_unlooped": functools.partial(blocks, loops=False),
+    "cudnn": cudnn,
+    "splash": splash,
+    "splash_interpreted": functools.partial(splash, interpret=True),
+}
+
+
+def best(q_BxQxHxD: tuple[int, ...], n_keys: int, dtype: np.dtype) -> str:
+    """The implementation for the default device: plain where scores are small, then what the device has a kernel for."""
+    b, n_queries, heads, d_head = q_BxQxHxD
+    if n_keys <= FEW_KEYS or 4 * b * heads * n_queries * n_keys <= FEW_BYTES:
+        return "plain"
+    platform = jax.default_backend()
+    if platform == "gpu" and cudnn_takes(dtype, d_head):
+        return "cudnn"
+    if platform == "tpu":
+        return "splash"
+    return "blocks"
 
 
 def _nothing_seen_gives_zero(

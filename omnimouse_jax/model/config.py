@@ -16,6 +16,17 @@ TOUCHING = ("out", "in")
 ACTIVATIONS = ("silu", "gelu")
 RESPONSE_LOSSES = ("poisson", "gaussian")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+ATTENTION = ("auto", "plain", "blocks", "blocks_unlooped", "cudnn", "splash", "splash_interpreted")
+REMAT = ("none", "layer", "cycle")
+_AT_LEAST_ONE = (
+    *("d_embedding", "d_model", "n_heads", "n_layers", "ffn_multiple", "latents_per_window", "global_latents"),
+    *("screen", "hiera_dim", "hiera_heads", "hiera_stages", "hiera_q_stride", "hiera_mask_unit"),
+    *("hiera_kernel", "hiera_stride"),
+)
+_POSITIVE = (
+    *("ffn_multiplier", "decoder_ffn_multiplier", "hiera_mlp_ratio", "softplus_beta", "norm_eps", "poisson_eps"),
+    *("max_recording_seconds", "screen_std"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +68,14 @@ class ModelConfig:
     latents_per_window: int = 640
     global_latents: int = 256
     touching: str = "out"  # intervals that only share an end point: "out" or "in"
+
+    # How it is computed: what a model is does not depend on it
     compute_dtype: str = "float32"  # parameters, norms, softmax and predictions stay float32
+    attention: str = "auto"  # the best for the device; or one of model/attention.py by name
+    scan_layers: bool = True  # the tower's layers as a loop: compiled once per kind of layer, at any depth
+    remat: str = (
+        "none"  # computed again in the backward pass instead of kept: nothing, each "layer", or "cycle" of the tower
+    )
 
     # Readouts and losses
     response_loss: str = "poisson"  # or "gaussian", for signals of either sign: no softplus, half the squared error
@@ -88,11 +106,29 @@ class ModelConfig:
         _one_of("response_loss", self.response_loss, RESPONSE_LOSSES)
         _one_of("ffn_activation", self.ffn_activation, ACTIVATIONS)
         _one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        _one_of("attention", self.attention, ATTENTION)
+        _one_of("remat", self.remat, REMAT)
+        for name in (*_AT_LEAST_ONE, *_POSITIVE):
+            value = getattr(self, name)
+            least = min(value, default=0) if isinstance(value, tuple) else value
+            if least <= 0:
+                _refuse(f"{name} is {value}", "use a positive number")
+        for name in ("max_neurons", "response_loss_clip", "behavior_loss_clip"):
+            if (limit := getattr(self, name)) is not None and limit <= 0:
+                _refuse(f"{name} is {limit}", "use a positive number, or None for no limit")
+        if min(self.hiera_padding) < 0:
+            _refuse(f"hiera_padding is {self.hiera_padding}", "use 0 or more")
         _divides("n_heads", self.n_heads, "d_model", self.d_model)
+        if self.experiment_time and self.d_embedding % 2:
+            _refuse(
+                f"experiment_time needs pairs of sine and cosine, and d_embedding is {self.d_embedding}",
+                "make it even",
+            )
         if self.d_head % 2:
             _refuse(f"a head is {self.d_head} wide, and rotary positions need pairs", "change d_model or n_heads")
         _divides("n_kv_heads", self.kv_heads, "n_heads", self.n_heads)
-        if min(self.local_to_global) < 0 or not 0 < sum(self.local_to_global) <= self.n_layers:
+        cycle = sum(self.local_to_global)
+        if min(self.local_to_global) < 0 or cycle < 1 or (0 not in self.local_to_global and cycle > self.n_layers):
             _refuse(
                 f"local_to_global {self.local_to_global} makes a cycle that does not fit in {self.n_layers} layers",
                 "their sum must be between 1 and n_layers",
@@ -103,8 +139,6 @@ class ModelConfig:
             )
         if not 0 <= self.drop_path < 1:
             _refuse(f"drop_path {self.drop_path} is not a probability below 1", "the released value is 0.25")
-        if self.screen_std <= 0:
-            _refuse(f"screen_std {self.screen_std} must be positive", "the released value is 59")
         self._check_video()
 
     def _check_video(self) -> None:
@@ -178,13 +212,19 @@ class ModelConfig:
         return len(self.behavior_channels)
 
     @property
-    def layer_is_local(self) -> tuple[bool, ...]:
-        """Which tower layers attend within windows: a prefix of local ones, then whole cycles."""
+    def tower_plan(self) -> tuple[int, int, int, int]:
+        """(local layers first, cycles, local layers in each, global layers in each): the remainder of whole cycles is local."""
         n_local, n_global = self.local_to_global
         if not n_local or not n_global:  # one kind only
             n_local, n_global = int(bool(n_local)), int(bool(n_global))
-        cycles, prefix = divmod(self.n_layers, n_local + n_global)
-        return (True,) * prefix + ((True,) * n_local + (False,) * n_global) * cycles
+        cycles, first = divmod(self.n_layers, n_local + n_global)
+        return first, cycles, n_local, n_global
+
+    @property
+    def layer_is_local(self) -> tuple[bool, ...]:
+        """Which tower layers attend within windows, in order."""
+        n_first, n_cycles, n_local, n_global = self.tower_plan
+        return (True,) * n_first + ((True,) * n_local + (False,) * n_global) * n_cycles
 
     @property
     def patch_grid(self) -> tuple[int, int]:

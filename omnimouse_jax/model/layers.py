@@ -6,6 +6,8 @@ Kernels are (in, out). Parameters are float32; a layer computes in the dtype of 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +108,16 @@ def _silu_gate_jvp(
     sigmoid = jax.nn.sigmoid(up)
     silu = up * sigmoid
     return silu * gate, d_gate * silu + d_up * (gate * (sigmoid + silu * (1 - sigmoid)))
+
+
+def recomputed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call(module, ...)`, whose inner values the backward pass computes again instead of finding them kept."""
+
+    def again(module: nnx.Module, *arguments: Any) -> Any:
+        graph, params = nnx.split(module)
+        return jax.checkpoint(lambda params, *arguments: call(nnx.merge(graph, params), *arguments))(params, *arguments)
+
+    return again
 
 
 def softplus(x: Float[Array, "..."], beta: float) -> Float[Array, "..."]:

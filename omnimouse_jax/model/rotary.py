@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64
@@ -13,6 +15,13 @@ def angular_frequencies(d_head: int, longest_period: float) -> Float64[np.ndarra
     """Radians per second of each pair of channels."""
     base = longest_period / SHORTEST_PERIOD
     return 2 * np.pi / SHORTEST_PERIOD / base ** (np.arange(0, d_head, 2, dtype=np.float64) / d_head)
+
+
+class Turns(NamedTuple):
+    """Rotation tables of tokens: cosines, and sines signed for `rotate`."""
+
+    cos: Float32[Array, "L d"]
+    sin: Float32[Array, "L d"]
 
 
 class Positions:
@@ -34,19 +43,17 @@ class Positions:
     def __len__(self) -> int:
         return len(self.which)
 
-    def tables(self) -> tuple[Float32[Array, "L d"], Float32[Array, "L d"]]:
-        """Cosines, and sines signed for `rotate`, of every token."""
-        if len(self.cos) == len(self.which) and np.array_equal(self.which, np.arange(len(self.which))):
-            return jnp.asarray(self.cos), jnp.asarray(self.sin)
+    def tables(self) -> Turns:
+        """The tables of every token. Few times are shared by many tokens, so programs carry the few."""
         which = jnp.asarray(self.which)
-        return jnp.asarray(self.cos)[which], jnp.asarray(self.sin)[which]
+        return Turns(jnp.asarray(self.cos)[which], jnp.asarray(self.sin)[which])
 
 
-def rotate(x: Float[Array, "B L H d"], positions: Positions | None) -> Float[Array, "B L H d"]:
-    """Rotates pairs (2i, 2i+1) of the head by their token's angles; without positions, nothing."""
-    if positions is None:
+def rotate(x: Float[Array, "B L H d"], turns: Turns | None) -> Float[Array, "B L H d"]:
+    """Rotates pairs (2i, 2i+1) of the head by their token's angles; without any, nothing."""
+    if turns is None:
         return x
-    cos, sin = (t[None, :, None] for t in positions.tables())
+    cos, sin = (t[None, :, None] for t in turns)
     wide = x.astype(jnp.float32)
     partner = wide.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
     rotated = wide * jnp.broadcast_to(cos, x.shape) + partner * jnp.broadcast_to(sin, x.shape)

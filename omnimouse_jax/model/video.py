@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Shaped
 
 from omnimouse_jax.model.attention import attend
 from omnimouse_jax.model.config import ModelConfig
-from omnimouse_jax.model.layers import FeedForward, Linear, RMSNorm, rms_normalize, truncated_normal
+from omnimouse_jax.model.layers import FeedForward, Linear, RMSNorm, recomputed, rms_normalize, truncated_normal
 
 STD = 0.02  # of all weights and of linear biases in here
 
@@ -130,8 +130,9 @@ class Hiera(nnx.Module):
         first, last = steps if alone else (0, self.config.grid.n_video_steps)
         x = self._patches(video, first, last)
         x = self._arrange(x, last - first)
+        step = HieraBlock.__call__ if self.config.remat == "none" else recomputed(HieraBlock.__call__)
         for i, block in enumerate(self.blocks):
-            x = block(x, None if dropout_key is None else jax.random.fold_in(dropout_key, i))
+            x = step(block, x, None if dropout_key is None else jax.random.fold_in(dropout_key, i))
         x = self._rearrange(x, last - first)
         per_step = self.config.features_per_step
         return self.features(x[:, (steps[0] - first) * per_step : (steps[1] - first) * per_step])

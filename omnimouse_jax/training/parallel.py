@@ -19,7 +19,8 @@ from omnimouse_jax.errors import UserError
 
 Tree = Any
 
-#: Parameter path -> PartitionSpec; the first match wins. A matrix whose side does not divide stays replicated.
+#: Parameter path -> PartitionSpec; the first match wins. A matrix whose side does not divide stays replicated. Specs of kernels
+#: are those of their last two axes: stacked layers have more in front.
 RULES: tuple[tuple[str, P], ...] = (
     (r"tables/neuron_", P(("data", "model"))),
     (r"tables/", P()),
@@ -57,6 +58,8 @@ def shardings(shapes: Tree, mesh: Mesh) -> Tree:
     def leaf(keys: tuple[Any, ...], value: Any) -> NamedSharding:
         path = path_of(keys)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
+        if path.endswith("kernel") and spec:
+            spec = P(*[None] * (len(value.shape) - len(spec)), *spec)
         return NamedSharding(mesh, spec if _divides(spec, value.shape, mesh) else P())
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
