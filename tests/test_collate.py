@@ -52,7 +52,7 @@ def sample(key: str, n: int, seed: int, video: bool) -> Sample:
 def test_rows_of_different_mice_are_padded_and_masked():
     vocabulary = Vocabulary.of({"a": {"animal": "x", "n_neurons": 5}, "b": {"animal": "y", "n_neurons": 9}})
     rows = [sample("a", 5, 0, True), sample("b", 9, 1, False)]
-    batch = collate(rows, vocabulary, Grid(), 2, 16, 4, (4, 6), np.dtype(np.uint8), n_rows=3)
+    batch = collate(rows, vocabulary, Grid(), 2, 16, 4, (4, 6), np.dtype(np.uint8), np.arange(7) < 3, n_rows=3)
     for field in batch:
         assert np.all(np.isfinite(field.astype(np.float64)))
     assert batch.neuron_mask.sum(1).tolist() == [5, 9, 0]
@@ -60,6 +60,8 @@ def test_rows_of_different_mice_are_padded_and_masked():
     assert batch.video_mask.tolist() == [True, False, False]
     assert batch.response_mask[0].sum() == 5 * 60 - 1
     assert not batch.behavior_mask[:, 1].any()
+    assert batch.context_shown.shape == (3, 7)
+    assert batch.context_shown.sum(1).tolist() == [3, 3, 3]
     for row, one in enumerate(rows):
         slots = np.flatnonzero(batch.neuron_mask[row])
         first = vocabulary.entry(one.window.session).first_row
@@ -70,7 +72,7 @@ def test_rows_of_different_mice_are_padded_and_masked():
 def test_a_screen_of_another_size_names_the_session():
     vocabulary = Vocabulary.of({"a": {"animal": "x", "n_neurons": 5}})
     with pytest.raises(UserError, match=r"session a: screen is 4x6, the model's is 8x8"):
-        collate([sample("a", 5, 0, True)], vocabulary, Grid(), 2, 16, 4, (8, 8), np.dtype(np.uint8))
+        collate([sample("a", 5, 0, True)], vocabulary, Grid(), 2, 16, 4, (8, 8), np.dtype(np.uint8), np.ones(0, bool))
 
 
 def test_a_vocabulary_grows_without_moving_rows():

@@ -121,11 +121,11 @@ def test_window_masks(reference, name):
     latents = layout.latents(config["num_response_latent_groups"], config["num_global_latents"])
     seen = layout.response_tokens()
     if layout.behavior == "input":
-        seen = np.concatenate([seen, layout.whole_window(channels)])
+        seen = np.concatenate([seen, layout.behavior_tokens(channels)])
     tower = np.concatenate([latents, layout.video(features_per_step(config))])
     asked = layout.queries()
     if layout.behavior == "target":
-        asked = np.concatenate([asked, layout.whole_window(channels)])
+        asked = np.concatenate([asked, layout.behavior_tokens(channels)])
     masks = {"enc": (latents, seen), "latent": (tower, tower), "dec": (asked, tower)}
     for which, (queries, keys) in masks.items():
         if f"mask_{which}" not in expected:

@@ -18,6 +18,7 @@ from omnimouse_jax.model.counts import describe, render
 from omnimouse_jax.model.omnimouse import OmniMouse
 from omnimouse_jax.model.reference import flatten
 from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.classes import shown
 from omnimouse_jax.tokens.grid import Grid
 from omnimouse_jax.tokens.layout import Layout, Rectangle
 from omnimouse_jax.tokens.regimes import parse, resolve
@@ -74,17 +75,22 @@ def program(layout: Layout, config: ModelConfig = MICRO):
 
 def predict(batch: Batch, layout: Layout, config: ModelConfig = MICRO, key=None):
     _, params = graph_and_params(config)
-    return jax.tree.map(np.asarray, program(layout, config)(params, batch, key))
+    return jax.tree.map(np.asarray, program(layout, config)(params, showing(layout, batch, config), key))
 
 
-def random_batch(b: int = 2, seed: int = 0, config: ModelConfig = MICRO) -> Batch:
+def showing(layout: Layout, batch: Batch, config: ModelConfig = MICRO) -> Batch:
+    """The batch for a program of exactly the layout's shape."""
+    return batch._replace(context_shown=np.tile(shown(layout, layout, config.n_channels), (len(batch.row_mask), 1)))
+
+
+def random_batch(b: int = 2, seed: int = 0, config: ModelConfig = MICRO, n: int = N) -> Batch:
     rng, g = np.random.default_rng(seed), config.grid
     behavior = (b, config.n_channels, g.n_behavior)
     return Batch(
-        responses=rng.random((b, g.n_samples, N)).astype(np.float32),
-        response_mask=np.ones((b, g.n_samples, N), bool),
-        neuron_mask=np.ones((b, N), bool),
-        neuron_rows=np.stack([rng.permutation(ROWS)[:N] for _ in range(b)]).astype(np.int32),
+        responses=rng.random((b, g.n_samples, n)).astype(np.float32),
+        response_mask=np.ones((b, g.n_samples, n), bool),
+        neuron_mask=np.ones((b, n), bool),
+        neuron_rows=np.stack([rng.permutation(ROWS)[:n] for _ in range(b)]).astype(np.int32),
         session_rows=rng.integers(0, 3, b).astype(np.int32),
         animal_rows=rng.integers(0, 2, b).astype(np.int32),
         video=rng.integers(0, 256, (b, g.n_frames, *config.screen)).astype(np.uint8),
@@ -93,6 +99,7 @@ def random_batch(b: int = 2, seed: int = 0, config: ModelConfig = MICRO) -> Batc
         behavior_mask=np.ones(behavior, bool),
         experiment_second=rng.integers(0, 1000, b).astype(np.int32),
         row_mask=np.ones(b, bool),
+        context_shown=np.zeros((b, 0), bool),
     )
 
 
@@ -113,7 +120,7 @@ def test_initial_weights_are_the_released_ones():
     state = quick_jit(lambda key: nnx.to_pure_dict(nnx.state(build(MICRO, key))))(jax.random.key(0))
     flat = {path: np.asarray(x) for path, x in flatten(state).items()}
     stds = {
-        "core/tower/layers/0/attention/qkv/kernel": 16**-0.5,
+        "core/tower/local/attention/qkv/kernel": 16**-0.5,
         "core/decoder/feed_forward/down/kernel": MICRO.ffn_width(16, 4.0) ** -0.5,
         "core/latent": 16**-0.5,
         "core/behavior_in/kernel": 20**-0.5,
@@ -259,7 +266,7 @@ def test_a_mixed_batch_is_its_rows(config):
 
 def test_the_future_does_not_leak():
     graph, params = graph_and_params()
-    batch = jax.tree.map(jnp.asarray, random_batch())
+    batch = jax.tree.map(jnp.asarray, showing(FORECAST, random_batch()))
 
     def asked(responses, video, behavior):
         b = batch._replace(responses=responses, video=video, behavior=behavior)
@@ -279,7 +286,7 @@ def test_gradients_reach_every_parameter_and_stay_finite():
     graph, params = graph_and_params()
     batch = random_batch()
     batch = changed(
-        batch,
+        showing(ALL_IN, batch),
         video_mask=np.array([True, False]),
         behavior_mask=batch.behavior_mask & (np.arange(2) == 0)[:, None, None],
     )
@@ -296,7 +303,7 @@ def test_gradients_reach_every_parameter_and_stay_finite():
 
 def test_no_neuron_at_all_gives_finite_gradients():
     graph, params = graph_and_params()
-    batch = random_batch()
+    batch = showing(FORECAST, random_batch())
     none = changed(batch, neuron_mask=np.zeros((2, N), bool), response_mask=np.zeros_like(batch.response_mask))
 
     def total(params):
@@ -414,6 +421,7 @@ def test_tiny_runs_on_its_regimes():
                 *(((2, 60, 8), np.float32), ((2, 60, 8), np.bool_), ((2, 8), np.bool_), ((2, 8), np.int32)),
                 *(((2,), np.int32), ((2,), np.int32), ((2, 60, 16, 32), np.uint8), ((2,), np.bool_)),
                 *(((2, 5, 40), np.float32), ((2, 5, 40), np.bool_), ((2,), np.int32), ((2,), np.bool_)),
+                ((2, 5 * 4 + 5), np.bool_),
             )
         )
     )

@@ -67,6 +67,7 @@ def batch(behavior: np.ndarray, mask: np.ndarray | None = None) -> Batch:
         behavior_mask=np.ones((b, 2, t), bool) if mask is None else mask,
         experiment_second=np.zeros(b, np.int32),
         row_mask=np.ones(b, bool),
+        context_shown=np.ones((b, 8), bool),  # four steps of two channels
     )
 
 

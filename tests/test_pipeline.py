@@ -10,6 +10,7 @@ import pytest
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens import regimes
+from omnimouse_jax.tokens.classes import Plan
 from omnimouse_jax.tokens.grid import Grid
 from omnimouse_jax.tokens.pipeline import Cutter, EvaluationBatches, TrainingBatches, slots_for
 from omnimouse_jax.tokens.vocabulary import Vocabulary
@@ -26,7 +27,8 @@ def cutter(colony) -> Cutter:
 
 def training(cutter: Cutter, seed: int = 3) -> TrainingBatches:
     windows = WindowIndex.of(cutter.store, cutter.store.keys, ("train",), cutter.grid, 0.5)
-    return TrainingBatches(cutter, windows, regimes.select(["tasks"]), batch_size=4, seed=seed)
+    plan = Plan.exact(regimes.select(["tasks"]), cutter.grid, cutter.n_slots)
+    return TrainingBatches(cutter, windows, plan, batch_size=4, seed=seed)
 
 
 def equal(a, b) -> bool:

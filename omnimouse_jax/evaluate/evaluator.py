@@ -21,6 +21,7 @@ from omnimouse_jax.evaluate.metrics import (
     mean_over_units,
     percentile_interval,
 )
+from omnimouse_jax.model.programs import plan_of
 from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
@@ -90,8 +91,8 @@ def preflight(config: ConfigDict) -> None:
     parts = prepare(config)
     sessions = parts.store.chosen(config.data.sessions)
     parts.windows(sessions, config.data.tiers, config.data.stride_s)
-    for regime in regimes_of(config.regimes, parts.model.grid):
-        regimes.resolve(regime, parts.model.grid, parts.cutter(sessions, parts.model.max_neurons).n_slots)
+    n_slots = parts.cutter(sessions, parts.model.max_neurons).n_slots
+    plan_of(parts.model, regimes_of(config.regimes, parts.model.grid), n_slots, config.train.programs)
     scored = tuple(config.evaluation.sessions) or sessions
     for stride in _strides(parts, config.evaluation.tasks.values()):
         scored_windows(parts, scored, stride)
@@ -145,12 +146,11 @@ def session_scores(
         key: SessionScores(PooledCorrelation(parts.vocabulary.entry(key).n_neurons), BlockCorrelation(n_channels))
         for key in sessions
     }
-    layout = regimes.resolve(batches.regime, parts.model.grid, batches.cutter.n_slots)
     for windows, batch, predicted, _ in predictions(parts, params, batches):
         for row, window in enumerate(windows):
             score = scores[window.session]
             score.n_windows += 1
-            _add_responses(score.responses, parts, layout, batch, predicted, row, window.session)
+            _add_responses(score.responses, parts, batches.layout, batch, predicted, row, window.session)
             if predicted.behavior is not None:
                 mask_CxT = batch.behavior_mask[row]
                 score.behavior.update(predicted.behavior[row].T, batch.behavior[row].T, mask_CxT.T)

@@ -100,16 +100,16 @@ class Core(nnx.Module):
     def response_tokens(self, neurons: Float[Array, "B N D"], batch: Batch, layout: Layout) -> Tokens | None:
         """A 1-d convolution over each visible neuron's samples, plus its neuron's vector. Missing samples count as 0.
 
-        A token is visible if its slot holds a neuron and at least half of its samples were recorded.
+        A token is visible if its slot holds a neuron, at least half of its samples were recorded, and the row's regime
+        shows it (`layout` is its program's, which may show more).
         """
         parts = [self._rectangle(r, neurons, batch) for r in layout.context]
         if not parts:
             return None
         intervals = layout.response_tokens()
         vectors = jnp.concatenate([v for v, _ in parts], axis=1)
-        return Tokens(
-            vectors, intervals, self._seconds(intervals[:, 0]), jnp.concatenate([m for _, m in parts], axis=1)
-        )
+        visible = jnp.concatenate([m for _, m in parts], axis=1) & jnp.asarray(batch.context_shown)[:, : len(intervals)]
+        return Tokens(vectors, intervals, self._seconds(intervals[:, 0]), visible)
 
     def _rectangle(
         self, r: Rectangle, neurons: Float[Array, "B N D"], batch: Batch
@@ -138,7 +138,7 @@ class Core(nnx.Module):
     def behavior_tokens(self, channels: Float[Array, "B C D"], batch: Batch, layout: Layout) -> Tokens | None:
         """Tokens of every channel: one that lasts the whole window, or one per `grid.behavior_width` samples.
 
-        A token is visible if half of its samples are there.
+        A token is visible if half of its samples are there and the row's regime shows it.
         """
         if layout.behavior != "input":
             return None
@@ -152,8 +152,12 @@ class Core(nnx.Module):
         visible = 2 * jnp.sum(steps(valid), axis=-1) >= width
         vectors = self.behavior_in(steps(values)) + channels[:, None]
         intervals = layout.behavior_tokens(self.config.n_channels)
+        shown = jnp.asarray(batch.context_shown)[:, -len(intervals) :]
         return Tokens(
-            vectors.reshape(b, -1, vectors.shape[-1]), intervals, self._seconds(intervals[:, 0]), visible.reshape(b, -1)
+            vectors.reshape(b, -1, vectors.shape[-1]),
+            intervals,
+            self._seconds(intervals[:, 0]),
+            visible.reshape(b, -1) & shown,
         )
 
     def latents(

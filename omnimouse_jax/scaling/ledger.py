@@ -76,7 +76,7 @@ COLUMNS: tuple[Column, ...] = (
     _run("windows_seen", int, "windows", "batch_size x steps"),
     _run("tokens_seen", int, "tokens", "input tokens shown to the model: responses, video features and behaviour"),
     _run("epochs", float, "", "windows seen / distinct windows"),
-    _run("flops", float, "FLOP", "of training, counted from the compiled program"),
+    _run("flops", float, "FLOP", "of training, by the model: 3 x forward pass of exact shapes x windows_seen"),
     _run("checkpoint_step", int, "steps", "step of the weights that were evaluated"),
     _run("train_loss", float, "", "at the evaluated step"),
     _run("validation_loss", float, "", "at the evaluated step"),

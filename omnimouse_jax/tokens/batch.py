@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 
 class Batch(NamedTuple):
-    """B windows with N neuron slots, S response samples, F frames, C behaviour channels of T samples.
+    """B windows with N neuron slots, S response samples, F frames, C behaviour channels of T samples, L context tokens.
 
     Padding and missing values are zeros under a False mask, never NaN. Responses are divided by their scale, behaviour is
     z-scored, video keeps the stored grey levels (uint8 or float32; the model normalises it on the device).
@@ -27,3 +27,6 @@ class Batch(NamedTuple):
     behavior_mask: Bool[np.ndarray, "B C T"]
     experiment_second: Int[np.ndarray, " B"]  # window start since the recording's first response, floored to 1 s
     row_mask: Bool[np.ndarray, " B"]  # False: the row only fills up the batch (evaluation's last one)
+    context_shown: Bool[
+        np.ndarray, "B L"
+    ]  # response, then behaviour tokens of the program's layout: does the regime show them?

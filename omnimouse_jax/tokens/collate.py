@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.tokens.batch import Batch
@@ -43,9 +43,13 @@ def collate(
     n_visible: int,
     screen: tuple[int, int],
     video_dtype: np.dtype,
+    context_shown: Bool[np.ndarray, " L"],
     n_rows: int | None = None,
 ) -> Batch:
-    """Pads samples to `n_slots` neurons and `n_rows` rows (default: as many as there are samples)."""
+    """Pads samples to `n_slots` neurons and `n_rows` rows (default: as many as there are samples).
+
+    `context_shown`: which of its program's context tokens the regime shows, the same in every row.
+    """
     rows = n_rows or len(samples)
     batch = Batch(
         responses=np.zeros((rows, grid.n_samples, n_slots), np.float32),
@@ -60,6 +64,7 @@ def collate(
         behavior_mask=np.zeros((rows, n_channels, grid.n_behavior), bool),
         experiment_second=np.zeros(rows, np.int32),
         row_mask=np.arange(rows) < len(samples),
+        context_shown=np.tile(context_shown, (rows, 1)),
     )
     for row, sample in enumerate(samples):
         key = sample.window.session

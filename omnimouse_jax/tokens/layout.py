@@ -89,7 +89,8 @@ class Layout:
         """[start, end) in ticks of every present latent."""
         g = self.grid
         parts = [_steps(w * g.latent_stride, 1, 1, g.latent_width, per_window, g) for w in self.latent_windows]
-        return _concatenate([*parts, self.whole_window(n_global)])
+        whole = np.tile(np.array([[0, g.n_samples * g.ticks_per_sample]], np.int64), (n_global, 1))
+        return _concatenate([*parts, whole])  # global ones last as long as the responses, as in the released model
 
     def video(self, per_step: int) -> Intervals:
         """[start, end) in ticks of every visible video feature, `per_step` of them a time step.
@@ -105,18 +106,12 @@ class Layout:
     def behavior_tokens(self, n_channels: int) -> Intervals:
         """[start, end) in ticks of every behaviour token or query: step major, channel minor.
 
-        Without `behavior_width` there is one step, as long as the whole window.
+        Without `behavior_width` there is one step, as long as all samples of behaviour.
         """
         g = self.grid
-        if not g.behavior_width:
-            return self.whole_window(n_channels)
-        width = g.behavior_width * (g.ticks_per_second // g.behavior_rate)
+        width = g.behavior_samples * (g.ticks_per_second // g.behavior_rate)
         start = np.repeat(width * np.arange(g.n_behavior_steps, dtype=np.int64), n_channels)
         return np.stack([start, start + width], axis=1)
-
-    def whole_window(self, n: int) -> Intervals:
-        """`n` intervals that last the whole window: global latents, and behaviour where it is not cut into steps."""
-        return np.tile(np.array([[0, self.grid.n_ticks]], np.int64), (n, 1))
 
 
 def visible_pairs(queries: Intervals, keys: Intervals, touching: str = "out") -> Bool[np.ndarray, "queries keys"]:

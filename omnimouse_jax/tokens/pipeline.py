@@ -18,8 +18,10 @@ import numpy as np
 
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.classes import Plan, shown
 from omnimouse_jax.tokens.collate import collate
 from omnimouse_jax.tokens.grid import Grid
+from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.regimes import Regime, draw, resolve
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, cut
@@ -42,17 +44,18 @@ class Cutter:
     def sample(self, window: Window, neurons: np.ndarray | None = None) -> Sample:
         return cut(self.store.recording(window.session), window, self.grid, self.channels, neurons)
 
-    def batch(self, samples: Sequence[Sample], regime: Regime, n_rows: int) -> Batch:
-        n_visible = resolve(regime, self.grid, self.n_slots).n_visible
+    def batch(self, samples: Sequence[Sample], layout: Layout, program: Layout, n_rows: int) -> Batch:
+        """Neurons in slots as `layout` says, for a program that shows all of it and perhaps more."""
         return collate(
             samples,
             self.vocabulary,
             self.grid,
             len(self.channels),
             self.n_slots,
-            n_visible,
+            layout.n_visible,
             self.screen,
             self.video_dtype,
+            shown(layout, program, len(self.channels)),
             n_rows,
         )
 
@@ -70,13 +73,13 @@ class TrainingBatches:
 
     cutter: Cutter
     windows: WindowIndex
-    regimes: tuple[Regime, ...]
+    plan: Plan
     batch_size: int
     seed: int
 
     def regime(self, step: int) -> Regime:
         """The regime of batch `step`, the same on every host."""
-        return draw(self.seed, step, self.regimes)
+        return draw(self.seed, step, self.plan.regimes)
 
     def __getitem__(self, step: int) -> Batch:
         return self.rows(step, slice(None))
@@ -90,7 +93,8 @@ class TrainingBatches:
             n_neurons = self.cutter.vocabulary.entry(window.session).n_neurons
             rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
             samples.append(self.cutter.sample(window, rng.permutation(n_neurons)[: self.cutter.n_slots]))
-        return self.cutter.batch(samples, self.regime(step), len(numbers))
+        regime = self.regime(step)
+        return self.cutter.batch(samples, self.plan.layout(regime), self.plan.program(regime), len(numbers))
 
     @cached_property
     def order(self) -> Any:  # grain.MapDataset
@@ -113,6 +117,11 @@ class EvaluationBatches:
     regime: Regime
     batch_size: int
 
+    @cached_property
+    def layout(self) -> Layout:
+        """What the regime shows and asks, and what its program is compiled for: exactly that."""
+        return resolve(self.regime, self.cutter.grid, self.cutter.n_slots)
+
     def __len__(self) -> int:
         return -(-len(self.windows) // self.batch_size)
 
@@ -122,7 +131,7 @@ class EvaluationBatches:
 
     def __getitem__(self, number: int) -> Batch:
         samples = [self.cutter.sample(window) for window in self.windows_of(number)]
-        return self.cutter.batch(samples, self.regime, self.batch_size)
+        return self.cutter.batch(samples, self.layout, self.layout, self.batch_size)
 
     def stream(self, threads: int, ahead: int) -> Iterator[Batch]:
         return _threaded(self.__getitem__, 0, len(self), threads, ahead)

@@ -62,15 +62,15 @@ class Vocabulary:
 
     @property
     def neuron_capacity(self) -> int:
-        return _padded(self.n_neurons, ROW_MULTIPLE)
+        return padded(self.n_neurons, ROW_MULTIPLE)
 
     @property
     def session_capacity(self) -> int:
-        return _padded(len(self.sessions), SESSION_MULTIPLE)
+        return padded(len(self.sessions), SESSION_MULTIPLE)
 
     @property
     def animal_capacity(self) -> int:
-        return _padded(len(self.animals), SESSION_MULTIPLE)
+        return padded(len(self.animals), SESSION_MULTIPLE)
 
     def entry(self, key: str) -> SessionEntry:
         return self.sessions[self.session_row(key)]
@@ -110,5 +110,6 @@ class Vocabulary:
         return cls(tuple(SessionEntry(**row) for row in rows))
 
 
-def _padded(n: int, multiple: int) -> int:
+def padded(n: int, multiple: int) -> int:
+    """The multiple that holds `n` rows; at least one of them."""
     return max(1, math.ceil(n / multiple)) * multiple

@@ -40,6 +40,7 @@ def base(size: str = "1M") -> ConfigDict:
     config.train.checkpoint_every = 5_000  # steps; a checkpoint is scored on the validation tier first
     config.train.keep = 2  # newest checkpoints kept beside the best one
     config.train.validation_tiers = ("validation",)
+    config.train.programs = 32  # at most so many gradient programs, if the regimes allow it; 0: one per exact shape
     config.train.validation_windows = 256  # at most, spread over sessions and time; 0: no validation
 
     config.evaluation = ConfigDict()

@@ -105,8 +105,7 @@ def regimes_of(texts: Sequence[str], grid: Grid) -> tuple[Regime, ...]:
 
 def predictions(parts: Parts, params: Any, batches: EvaluationBatches) -> Any:
     """Yields (windows, host batch, host predictions, loss sums) for each batch, one batch behind the device."""
-    layout = regimes.resolve(batches.regime, parts.model.grid, batches.cutter.n_slots)
-    program = predict_program(parts.model, parts.capacity, layout, parts.mesh)
+    program = predict_program(parts.model, parts.capacity, batches.layout, parts.mesh)
     pending = None
     for number, batch in enumerate(batches.stream(parts.config.data.threads, parts.config.data.ahead)):
         out = program(params, put_batch(batch, parts.mesh))
@@ -126,7 +125,10 @@ def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[s
 
 
 def enable_compilation_cache() -> None:
-    """Compiled programs are kept on disk, so that a second run starts at once. $OMNIMOUSE_COMPILE_CACHE says where."""
+    """Compiled programs are kept on disk, so that a second run starts at once. $OMNIMOUSE_COMPILE_CACHE says where.
+
+    A folder, or a URL of storage that machines share (gs://bucket/programs): jax gets it as it is.
+    """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "omnimouse_jax" / "programs"

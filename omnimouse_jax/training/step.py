@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from omnimouse_jax.model.omnimouse import OmniMouse, Predictions
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.training import optim
+from omnimouse_jax.training import optim, track
 from omnimouse_jax.training.objective import LossSums, loss_sums
 from omnimouse_jax.training.parallel import batch_sharding, replicated, shardings
 
@@ -88,14 +88,16 @@ def state_shardings(config: ModelConfig, capacity: Capacity, mesh: Mesh) -> Trai
     """Where each leaf of a `TrainState` lives: moments with their parameters, counters everywhere."""
     where = shardings(abstract_model(config, capacity)[1], mesh)
     everywhere = replicated(mesh)
-    return TrainState(where, optim.OptState(where, where, everywhere, everywhere), everywhere)
+    steps = jax.tree.map(lambda _: everywhere, optim.split(where)[0])
+    of_sessions = dict.fromkeys(optim.SESSION_TABLES, everywhere)
+    return TrainState(where, optim.OptState(where, where, steps, of_sessions), everywhere)
 
 
 class Program:
-    """A jitted function whose executables can be made ahead and asked what they cost: one per set of argument shapes."""
+    """A jitted function whose executables can be made ahead: one per set of argument shapes."""
 
-    def __init__(self, jitted: Any):
-        self.jitted = jitted
+    def __init__(self, jitted: Any, mesh: Mesh):
+        self.jitted, self.mesh = jitted, mesh
         self.executables: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -105,17 +107,13 @@ class Program:
         """The compiled function for arguments like these."""
         key = _shapes(args)
         if key not in self.executables:
-            self.executables[key] = self.jitted.lower(*args).compile()
+            with jax.set_mesh(self.mesh):  # kernels that a compiler cannot split ask for it
+                self.executables[key] = self.jitted.lower(*args).compile()
         return self.executables[key]
 
     def has(self, *args: Any) -> bool:
         """Whether arguments like these (arrays or shapes) were compiled for already."""
         return _shapes(args) in self.executables
-
-    def flops(self, *args: Any) -> float:
-        """Floating-point operations of one call, as the compiler counts them (NaN where it does not say)."""
-        analysis = self.executable(*args).cost_analysis()
-        return float((analysis or {}).get("flops", float("nan")))
 
 
 def _shapes(args: Any) -> tuple[Any, ...]:
@@ -125,8 +123,20 @@ def _shapes(args: Any) -> tuple[Any, ...]:
 def compile_ahead(jobs: Iterable[tuple[Program, tuple[Any, ...]]]) -> int:
     """Compiles programs for arguments like these, as many at a time as there are cores; returns how many were missing."""
     missing = list({id(program): (program, args) for program, args in jobs if not program.has(*args)}.values())
+    progress = track.Progress(len(missing), label="compile ")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        list(pool.map(lambda job: job[0].executable(*job[1]), missing))
+        running = {pool.submit(program.executable, *args) for program, args in missing}
+        try:
+            while running:
+                done, running = wait(running, timeout=1.0, return_when=FIRST_EXCEPTION)
+                for job in done:
+                    job.result()
+                progress.show(len(missing) - len(running))
+        finally:
+            pool.shutdown(
+                wait=False, cancel_futures=True
+            )  # an error or Ctrl-C does not wait for programs not yet begun
+            progress.close()
     return len(missing)
 
 
@@ -147,7 +157,7 @@ def gradient_program(config: ModelConfig, capacity: Capacity, layout: Layout, me
         return jax.grad(loss, has_aux=True)(params)
 
     places = (where, batch_sharding(mesh), everywhere, everywhere)
-    return Program(jax.jit(gradient, in_shardings=places, out_shardings=(where, everywhere)))
+    return Program(jax.jit(gradient, in_shardings=places, out_shardings=(where, everywhere)), mesh)
 
 
 @lru_cache(maxsize=64)
@@ -168,7 +178,7 @@ def update_program(config: ModelConfig, capacity: Capacity, settings: optim.Adam
 
     rows = batch_sharding(mesh)
     places = (where, where.params, rows, rows, everywhere)
-    return Program(jax.jit(update, donate_argnums=0, in_shardings=places, out_shardings=(where, everywhere)))
+    return Program(jax.jit(update, donate_argnums=0, in_shardings=places, out_shardings=(where, everywhere)), mesh)
 
 
 @lru_cache(maxsize=512)
@@ -185,7 +195,8 @@ def predict_program(config: ModelConfig, capacity: Capacity, layout: Layout, mes
             predict,
             in_shardings=(shardings(shapes, mesh), batch_sharding(mesh)),
             out_shardings=(batch_sharding(mesh), replicated(mesh)),
-        )
+        ),
+        mesh,
     )
 
 

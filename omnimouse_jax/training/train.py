@@ -22,15 +22,17 @@ from ml_collections import ConfigDict
 
 from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.model import counts
-from omnimouse_jax.tokens import regimes
+from omnimouse_jax.model.programs import plan_of
+from omnimouse_jax.recordings.store import Store
+from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.classes import shown
+from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.pipeline import EvaluationBatches, TrainingBatches
-from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.training import checkpoint, track
+from omnimouse_jax.training import checkpoint, columns, track
 from omnimouse_jax.training.checkpoint import Checkpoints
 from omnimouse_jax.training.defaults import optimizer_settings
-from omnimouse_jax.training.parallel import local_rows, put_batch, replicated
+from omnimouse_jax.training.parallel import batch_sharding, local_rows, put_batch, replicated
 from omnimouse_jax.training.setup import Parts, mean_losses, prepare, regimes_of
 from omnimouse_jax.training.step import (
     Program,
@@ -48,9 +50,13 @@ MAY_CHANGE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.programs",
     "data.threads",
     "data.ahead",
     "mesh.",
+    "model.attention",
+    "model.scan_layers",
+    "model.remat",
     "evaluation.batch_size",
     "evaluation.bootstrap",
     "evaluation.tiers",
@@ -82,19 +88,19 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     when the config cannot be run, and Interrupted after saving when it is told to stop.
     """
     workdir = Path(workdir)
-    parts = prepare(config)
+    parts = prepare(config, _imported_rows(config, workdir))
     sessions = parts.store.chosen(config.data.sessions)
+    cutter = parts.cutter(sessions, at_most=parts.model.max_neurons)
+    drawn = regimes_of(config.regimes, parts.model.grid)
     batches = TrainingBatches(
-        cutter=parts.cutter(sessions, at_most=parts.model.max_neurons),
+        cutter=cutter,
         windows=parts.windows(sessions, config.data.tiers, config.data.stride_s),
-        regimes=regimes_of(config.regimes, parts.model.grid),
+        plan=plan_of(parts.model, drawn, cutter.n_slots, config.train.programs),
         batch_size=config.data.batch_size,
         seed=config.seed,
     )
     rows = local_rows(parts.mesh, config.data.batch_size)
     validation = _validation_batches(parts, sessions)
-    for regime in batches.regimes:
-        regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
 
     saved = Checkpoints(workdir, config.train.keep)
     meta = {"config": config.to_dict(), "vocabulary": parts.vocabulary.to_json(), "version": __version__}
@@ -108,7 +114,10 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     seed = jax.device_put(jnp.int32(config.seed), replicated(parts.mesh))
     update = update_program(parts.model, parts.capacity, optimizer_settings(config), parts.mesh)
     clock, pending, told, scored = Clock(), None, "", {}
-    n_programs, flops = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
+    cost = columns.of_work(parts, batches)
+    told_cost = f"{100 * cost['padding_flops']:.1f} % more FLOPs than exact shapes"
+    print(f"{len(drawn)} regimes -> {cost['programs']} programs, {told_cost}", file=sys.stderr, flush=True)
+    n_compiled = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
     compile_seconds = time.monotonic() - clock.start
     clock.start = time.monotonic()
     progress = track.Progress(config.train.steps, first, label="train ")
@@ -121,8 +130,7 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
             clock.waiting_for_data += time.monotonic() - waited
 
             regime = batches.regime(step)
-            layout = regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
-            gradient = gradient_program(parts.model, parts.capacity, layout, parts.mesh)
+            gradient = gradient_program(parts.model, parts.capacity, batches.plan.program(regime), parts.mesh)
             grads, losses = gradient(state.params, batch, state.step, seed)
             state, norms = update(state, grads, batch.session_rows, batch.row_mask, owner)
 
@@ -153,14 +161,14 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     progress.close()
     metrics.close()
     run = {
-        **_data_columns(parts, batches, config),
-        **_parameter_columns(parts),
+        **columns.of_data(parts, batches),
+        **columns.of_parameters(parts),
         **(labels or {}),
         "steps": config.train.steps,
-        "flops": flops,
+        **cost,
         "seconds": time.monotonic() - clock.start,
         "seconds_waiting_for_data": clock.waiting_for_data,
-        "programs_compiled": n_programs,
+        "programs_compiled": n_compiled,
         "compile_seconds": compile_seconds,
         "checkpoint_step": saved.step_named(config.evaluation.checkpoint),
         **scored,
@@ -180,37 +188,36 @@ def _compile_ahead(
     update: Program,
     owner: jax.Array,
     seed: jax.Array,
-) -> tuple[int, float]:
+) -> int:
     """Compiles every program of the run before its first step, and says so: none of it is in the step times.
 
-    Returns how many there were to compile, and the floating-point operations of the run's gradients over all devices, as the
-    compiler counts them, in expectation over the drawn regimes.
+    Returns how many there were to compile.
     """
-    steps = parts.config.train.steps
-    if int(state.step) >= steps:
-        return 0, float("nan")
+    if int(state.step) >= parts.config.train.steps:
+        return 0
     jobs: list[tuple[Program, tuple[Any, ...]]] = []
-    gradients: dict[Regime, tuple[Program, tuple[Any, ...]]] = {}
     batch = put_batch(batches.rows(int(state.step), rows), parts.mesh)
-    for regime in batches.regimes:
-        layout = regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
+    for layout in batches.plan.programs:
         gradient = gradient_program(parts.model, parts.capacity, layout, parts.mesh)
-        gradients[regime] = (gradient, (state.params, batch, state.step, seed))
-    jobs.extend(gradients.values())
+        jobs.append((gradient, (state.params, _shaped_for(layout, batch, parts), state.step, seed)))
     jobs.append((update, (state, state.params, batch.session_rows, batch.row_mask, owner)))
     if validation:
         batch = put_batch(next(iter(validation.values()))[0], parts.mesh)
     for task in validation.values():
-        layout = regimes.resolve(task.regime, parts.model.grid, task.cutter.n_slots)
-        jobs.append((predict_program(parts.model, parts.capacity, layout, parts.mesh), (state.params, batch)))
+        program = predict_program(parts.model, parts.capacity, task.layout, parts.mesh)
+        jobs.append((program, (state.params, _shaped_for(task.layout, batch, parts))))
     start = time.monotonic()
     n = compile_ahead(jobs)
     if n:
         print(f"compiled {n} programs in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    per_step = np.average(
-        [program.flops(*args) for program, args in gradients.values()], weights=[regime.weight for regime in gradients]
-    )
-    return n, float(steps * parts.mesh.size * per_step)
+    return n
+
+
+def _shaped_for(layout: Layout, batch: Batch, parts: Parts) -> Batch:
+    """A batch as a layout's program will get it. Programs differ in their context tokens and in nothing else."""
+    shape = (len(batch.row_mask), len(shown(layout, layout, parts.model.n_channels)))
+    tokens: Any = jax.ShapeDtypeStruct(shape, bool, sharding=batch_sharding(parts.mesh))
+    return batch._replace(context_shown=tokens)
 
 
 def _validation_batches(parts: Parts, sessions: tuple[str, ...]) -> dict[str, EvaluationBatches]:
@@ -244,6 +251,8 @@ def _start_or_resume(parts: Parts, saved: Checkpoints, meta: dict[str, Any], wor
     changed = [
         k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and not k.startswith(MAY_CHANGE)
     ]
+    if newest == 0:  # imported weights, not trained on yet: only the model is given
+        changed = [k for k in changed if k.startswith("model.")]
     if changed:
         told = "; ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
         raise UserError(
@@ -258,6 +267,23 @@ def _start_or_resume(parts: Parts, saved: Checkpoints, meta: dict[str, Any], wor
     if Vocabulary.from_json(old["vocabulary"]) != parts.vocabulary:
         raise UserError(f"run {workdir}: trained on other sessions", way_out="use a new --workdir or the same sessions")
     return saved.restore(newest, checkpoint.restore_target(parts.model, parts.capacity, parts.mesh))
+
+
+def _imported_rows(config: ConfigDict, workdir: Path) -> Vocabulary | None:
+    """The rows of a run that began with imported weights, if it knows every session asked for. It may know more of them."""
+    if not (workdir / checkpoint.IMPORTED).exists() or not config.data.store:
+        return None
+    saved = Checkpoints(workdir, read_only=True)
+    newest = saved.latest()
+    meta = None if newest is None else saved.meta(newest)
+    saved.close()
+    if meta is None:
+        return None
+    known = Vocabulary.from_json(meta["vocabulary"])
+    n_neurons = {entry.key: entry.n_neurons for entry in known.sessions}
+    store = Store.open(config.data.store)
+    asked = {key: store.summary(key)["n_neurons"] for key in store.chosen(config.data.sessions)}
+    return known if all(n_neurons.get(key) == n for key, n in asked.items()) else None
 
 
 def _validate(
@@ -289,56 +315,6 @@ def _log(
     waiting = clock.waiting_for_data / seconds
     metrics.write(step, {**numbers, "regime": regime, "windows_per_s": rate, "waiting_for_data": waiting})
     return f"loss {numbers['loss']:.4f}  {rate:.1f} windows/s  waiting for data {waiting:.0%}"
-
-
-def _data_columns(parts: Parts, batches: TrainingBatches, config: ConfigDict) -> dict[str, Any]:
-    """What the run saw, in the ledger's columns."""
-    sessions = [entry.key for entry in parts.vocabulary.sessions]
-    summaries = [parts.store.summary(key) for key in sessions]
-    hours = [sum(s["tier_hours"].get(tier, 0.0) for tier in config.data.tiers) for s in summaries]
-    windows_seen = config.train.steps * config.data.batch_size
-    return {
-        "n_sessions": len(sessions),
-        "n_animals": len(parts.vocabulary.animals),
-        "n_neurons": parts.vocabulary.n_neurons,
-        "hours": sum(hours),
-        "neuron_hours": sum(h * s["n_neurons"] for h, s in zip(hours, summaries, strict=True)),
-        "unique_stimulus_hours": parts.store.unique_stimulus_hours(sessions),
-        "seed": config.seed,
-        "learning_rate": config.optimizer.shared.learning_rate,
-        "schedule": f"warm-up {config.optimizer.warmup_steps}, constant, 1 - sqrt over {config.optimizer.anneal_steps}",
-        "batch_size": config.data.batch_size,
-        "windows_seen": windows_seen,
-        "tokens_seen": round(windows_seen * _mean_tokens(parts, batches)),
-        "epochs": windows_seen * parts.model.grid.seconds / max(1e-9, sum(hours) * 3600),
-        "version": __version__,
-        "device": f"{parts.mesh.size} x {jax.devices()[0].device_kind}",
-    }
-
-
-def _mean_tokens(parts: Parts, batches: TrainingBatches) -> float:
-    """Input tokens of a window, mean over regimes: responses, video features and behaviour channels."""
-    tokens = []
-    for regime in batches.regimes:
-        layout = regimes.resolve(regime, parts.model.grid, batches.cutter.n_slots)
-        behavior = len(layout.behavior_tokens(parts.model.n_channels)) if layout.behavior == "input" else 0
-        video = (layout.video_steps[1] - layout.video_steps[0]) * parts.model.features_per_step
-        tokens.append(len(layout.response_tokens()) + video + behavior)
-    return float(np.average(tokens, weights=[regime.weight for regime in batches.regimes]))
-
-
-def _parameter_columns(parts: Parts) -> dict[str, int]:
-    """Parameter counts, core and tables apart; rows that only pad the tables do not count."""
-    vocabulary = parts.vocabulary
-    told = counts.describe(parts.model, vocabulary.n_neurons, len(vocabulary.sessions), len(vocabulary.animals))
-    tables = told["table_parts"]
-    return {
-        "n_params_core": told["core"],
-        "n_params_tower": told["tower"],
-        "n_params_neuron": tables["neurons"],
-        "n_params_session": tables["sessions"] + tables["animals"],
-        "n_params_total": told["total"],
-    }
 
 
 class _StopSignal:
