@@ -1,0 +1,185 @@
+"""One training step of each size, windowed attention against the plain masked path, in one run.
+
+Per size and path: forward pass, full step (gradient and update), memory the compiler plans for, compile time, and the rate of
+the work that the regime asks for (3 x forward, visible pairs only), as a share of what a large matrix product reaches here.
+Paths take turns within a repetition; medians are told, and the ratio of paths repetition by repetition.
+
+How long: about ten minutes on two CPU cores for tiny and 1M; 5M needs 20 GB for the plain path.
+Command:
+  python benchmarks/step.py --sizes tiny,1M
+  python benchmarks/step.py --sizes 20M,80M --batch 8 --dtype bfloat16 --paths auto     (on a GPU)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omnimouse_jax.model.config import SIZES, ModelConfig
+from omnimouse_jax.model.flops import forward_flops, train_flops
+from omnimouse_jax.tokens import regimes
+from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.layout import Layout
+from omnimouse_jax.training import optim, step
+from omnimouse_jax.training.parallel import make_mesh, put_batch
+
+REGIME = "train_video30_population_1024"
+BUILT = 1024  # rows of the neuron table for `tiny`; released sizes get 8,192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="tiny,1M")
+    parser.add_argument("--batch", type=int, default=1, help="windows in a step")
+    parser.add_argument("--regime", default=REGIME)
+    parser.add_argument("--dtype", default="float32", help="compute_dtype of the model and of the large matrix product")
+    parser.add_argument("--paths", default="auto,plain", help="values of config.model.attention")
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--order", default="spatial", help="hiera_order of the released sizes")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    peak = matrix_product_rate(asked.dtype)
+    device = jax.devices()[0].device_kind
+    print(f"device: {device}; a product of two 4,096 x 4,096 {asked.dtype} matrices: {peak / 1e9:,.0f} GFLOP/s")
+    rows = [row for size in asked.sizes.split(",") for row in measure(size, asked, peak)]
+    if asked.json:
+        print(json.dumps({"device": device, "matrix_product_flops": peak, "rows": rows}, indent=1))
+    else:
+        print(table(rows))
+
+
+def matrix_product_rate(dtype: str) -> float:
+    """FLOP/s of a large matrix product: the best of several."""
+    n = 4096
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), dtype)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * n**3 / min(seconds(lambda: product(a)) for _ in range(8))
+
+
+def seconds(call: Any) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def measure(size: str, asked: argparse.Namespace, peak: float) -> list[dict[str, Any]]:
+    """One row per path."""
+    config = dataclasses.replace(SIZES[size], compute_dtype=asked.dtype, remat=asked.remat, hiera_order=asked.order)
+    regime = regimes.get(asked.regime)
+    neurons = config.max_neurons or 4096
+    layout = regimes.resolve(regimes.on_grid(regime, config.grid), config.grid, neurons)
+    if not layout.targets or layout.n_visible >= neurons:  # a regime for thousands of neurons on a tiny model
+        layout = regimes.resolve(regimes.as_fractions(regime), config.grid, neurons)
+    capacity = step.Capacity(max(BUILT, 2 * neurons), 64, 64)
+    paths = asked.paths.split(",")
+    made = {path: Path(dataclasses.replace(config, attention=path), layout, capacity, asked.batch) for path in paths}
+    times: dict[tuple[str, str], list[float]] = {(path, what): [] for path in paths for what in ("forward", "step")}
+    for repeat in range(asked.repeats + 1):
+        for path, program in made.items():
+            forward, whole = seconds(program.forward), seconds(program.step)
+            if repeat:  # the first one warms up
+                times[path, "forward"].append(forward)
+                times[path, "step"].append(whole)
+    useful = asked.batch * train_flops(config, layout)
+    rows = []
+    for path, program in made.items():
+        whole = statistics.median(times[path, "step"])
+        against = {
+            f"{what}_against_{paths[-1]}": statistics.median(
+                b / a for a, b in zip(times[path, what], times[paths[-1], what], strict=True)
+            )
+            for what in ("forward", "step")
+        }
+        rows.append(
+            {
+                "size": size,
+                "attention": path,
+                "forward_s": statistics.median(times[path, "forward"]),
+                "step_s": whole,
+                **against,
+                "memory_gb": program.memory_bytes / 1e9,
+                "compile_s": program.compile_s,
+                "gflop": useful / 1e9,
+                "gflop_per_s": useful / whole / 1e9,
+                "share_of_matrix_product": useful / whole / peak,
+            }
+        )
+    print(f"{size}: forward GFLOP by part:", {k: round(v / 1e9, 2) for k, v in forward_flops(config, layout).items()})
+    return rows
+
+
+class Path:
+    """One model, compiled: a forward pass and a full step on random data."""
+
+    def __init__(self, config: ModelConfig, layout: Layout, capacity: step.Capacity, batch_size: int):
+        mesh = make_mesh(1, 1)
+        self.state = step.init_state(config, capacity, 0, mesh)
+        self.batch = put_batch(random_batch(config, layout, capacity, batch_size), mesh)
+        self.owner = jax.device_put(jnp.zeros(capacity.neurons, jnp.int32))
+        self.seed = jnp.int32(0)
+        self.gradient = step.gradient_program(config, capacity, layout, mesh)
+        self.predict = step.predict_program(config, capacity, layout, mesh)
+        self.update = step.update_program(config, capacity, optim.AdamW(), mesh)
+        start = time.perf_counter()
+        compiled = self.gradient.executable(self.state.params, self.batch, self.state.step, self.seed)
+        self.compile_s = time.perf_counter() - start
+        plan = compiled.memory_analysis()
+        self.memory_bytes = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+
+    def forward(self) -> Any:
+        return self.predict(self.state.params, self.batch)
+
+    def step(self) -> Any:
+        grads, losses = self.gradient(self.state.params, self.batch, self.state.step, self.seed)
+        self.state, _ = self.update(self.state, grads, self.batch.session_rows, self.batch.row_mask, self.owner)
+        return losses, self.state.step
+
+
+def random_batch(config: ModelConfig, layout: Layout, capacity: step.Capacity, rows: int) -> Batch:
+    """Noise of the right shapes and types."""
+    g, n, rng = config.grid, layout.n_neurons, np.random.default_rng(0)
+    channels = config.n_channels
+    n_context = len(layout.response_tokens())
+    n_context += len(layout.behavior_tokens(channels)) if layout.behavior == "input" else 0
+    return Batch(
+        responses=rng.exponential(1.0, (rows, g.n_samples, n)).astype(np.float32),
+        response_mask=np.ones((rows, g.n_samples, n), bool),
+        neuron_mask=np.ones((rows, n), bool),
+        neuron_rows=np.stack([rng.permutation(capacity.neurons)[:n] for _ in range(rows)]).astype(np.int32),
+        session_rows=np.arange(rows, dtype=np.int32) % capacity.sessions,
+        animal_rows=np.arange(rows, dtype=np.int32) % capacity.animals,
+        video=rng.integers(0, 256, (rows, g.n_frames, *config.screen)).astype(np.uint8),
+        video_mask=np.ones(rows, bool),
+        behavior=rng.standard_normal((rows, channels, g.n_behavior)).astype(np.float32),
+        behavior_mask=np.ones((rows, channels, g.n_behavior), bool),
+        experiment_second=np.zeros(rows, np.int32),
+        row_mask=np.ones(rows, bool),
+        context_shown=np.ones((rows, n_context), bool),
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    last = rows[-1]["attention"]
+    columns = ("size", "attention", "forward s", "full step s", f"{last} / this: forward, step")
+    columns += ("memory GB", "compile s", "GFLOP/s", "of matrix product")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        ratio = f"{row[f'forward_against_{last}']:.2f}, {row[f'step_against_{last}']:.2f}"
+        cells = (row["size"], row["attention"], f"{row['forward_s']:.3f}", f"{row['step_s']:.3f}", ratio)
+        cells += (f"{row['memory_gb']:.2f}", f"{row['compile_s']:.0f}", f"{row['gflop_per_s']:.0f}")
+        lines.append("| " + " | ".join((*cells, f"{row['share_of_matrix_product']:.0%}")) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
