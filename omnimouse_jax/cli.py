@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.verbs import data, model, run, study
+from omnimouse_jax.verbs import data, doctor, model, reference, run, study
 from omnimouse_jax.verbs.common import Run
 
 DESCRIPTION = """\
@@ -24,12 +24,16 @@ One model:
   omnimouse-jax train --config configs/tiny.py --store STORE --workdir RUN
   omnimouse-jax evaluate RUN
 
+The released PyTorch model:
+  omnimouse-jax check-reference PATH/NAME            agreement with it, on saved outputs
+  omnimouse-jax import-reference DIR --out RUN       its weights as a run: evaluate, fine-tune, export
+
 `omnimouse-jax VERB --help` explains a verb and shows examples.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0 done, 2 bad input, 130 or 75 stopped and saved."""
+    """Runs one verb; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 or 75 stopped and saved."""
     parser, verbs = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.verb is None:
@@ -76,7 +80,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
             name, help=about, description=f"{about}\n{details}", formatter_class=argparse.RawDescriptionHelpFormatter
         )
 
-    for module in (data, model, run, study):
+    for module in (data, model, run, study, reference, doctor):
         module.add(verb)
     return parser, verbs
 

@@ -1,10 +1,14 @@
-"""Config files and their overrides: `configs/NAME.py` has `get_config()`, a flag is `--config.path.to.field=value`."""
+"""Config files and their overrides: `configs/NAME.py` has `get_config()`, a flag is `--config.path.to.field=value`.
+
+A run's own config.json is a config too: it goes on from there.
+"""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import importlib.util
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,12 @@ from ml_collections import ConfigDict
 from omnimouse_jax.errors import UserError
 
 PREFIX = "--config."
+#: What every run's config.json has.
+GROUPS = ("model", "data", "optimizer", "train", "evaluation", "mesh")
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
-    """The config of a Python file with `--config.a.b=value` overrides applied, locked.
+    """The config of a Python file, or of a run's config.json, with `--config.a.b=value` overrides applied, locked.
 
     Errors name the file, or the nearest field that exists, or the type that the field has.
     """
@@ -27,6 +33,31 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         raise UserError(
             f"config file {path} not found", way_out=f"in {path.parent}/ there is: {', '.join(near) or 'nothing'}"
         )
+    config = _from_json(path) if path.suffix == ".json" else _from_python(path)
+    for override in overrides:
+        _apply(config, override)
+    return config.lock()
+
+
+def _from_json(path: Path) -> ConfigDict:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"config file {path} is not JSON ({error})", way_out="name a run's config.json") from None
+    missing = [group for group in GROUPS if not isinstance(values, dict) or not isinstance(values.get(group), dict)]
+    if missing:
+        raise UserError(f"config file {path} has no group {missing[0]!r}", way_out="name a run's config.json")
+    return ConfigDict(_tuples(values))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists back to the tuples that configs hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _from_python(path: Path) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -34,10 +65,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"config file {path} has no get_config()", way_out="define get_config() returning a ConfigDict")
-    config = module.get_config()
-    for override in overrides:
-        _apply(config, override)
-    return config.lock()
+    return module.get_config()
 
 
 def override(config: ConfigDict, field: str, value: Any) -> None:

@@ -15,7 +15,10 @@ from omnimouse_jax import cli
 from omnimouse_jax.recordings.session import Recording, Signal, Trials
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("synthesize", "ingest", "inspect", "regimes", "describe", "train", "evaluate", "sweep", "report")
+VERBS = (
+    *("synthesize", "ingest", "inspect", "regimes", "describe", "train", "evaluate", "sweep", "report"),
+    *("check-reference", "import-reference", "export-reference"),
+)
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -56,6 +59,10 @@ def test_inspect_and_regimes_and_describe_print_tables(capsys, colony):
     ("argv", "message"),
     [
         (["inspect", "/nowhere"], "/nowhere"),
+        (["check-reference", "/nowhere/name"], "/nowhere/name.json: no such file"),
+        (["import-reference", "/nowhere.npz", "--out", "x"], "/nowhere.npz: no such file"),
+        (["export-reference", "/nowhere", "--out", "x.npz"], "run /nowhere: no checkpoints/ folder"),
+        (["export-reference", "/nowhere", "--out", "x"], "x: unknown kind of file"),
         (["train", "--config", "configs/tiny.py", "--workdir", "x"], "data.store is empty"),
         (
             ["train", "--config", "configs/tiny.py", "--workdir", "x", "--config.train.stepz=3"],

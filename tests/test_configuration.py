@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,27 @@ def test_wrong_overrides_name_the_way_out(flag, message):
 def test_a_missing_file_lists_its_neighbours():
     with pytest.raises(UserError, match=r"nonsense\.py not found.*tiny\.py"):
         load(TINY.with_name("nonsense.py"))
+
+
+def test_a_run_s_own_config_is_a_config(tmp_path):
+    config = load(TINY, ["--config.data.sessions=('a',)"])
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_dict()))
+    again = load(file, ["--config.train.steps=7"])
+    assert {**fields(again), "train.steps": config.train.steps} == fields(config)
+    assert model_config(again.model) == model_config(config.model)
+    assert optimizer_settings(again)._replace(total_steps=config.train.steps) == optimizer_settings(config)
+    with pytest.raises(UserError, match=r"unknown field train\.stepz"):
+        load(file, ["--config.train.stepz=7"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("[]", "no group 'model'"), ('{"model": {}}', "'data'")]
+)
+def test_another_json_is_refused(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "x.json")
 
 
 def test_fields_are_flat():

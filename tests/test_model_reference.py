@@ -1,28 +1,24 @@
-"""Agreement with a PyTorch re-statement of the released model: outputs to 1e-5, gradients to 1e-4, windows exactly."""
+"""Agreement with a PyTorch re-statement of the released model: outputs to 1e-5, gradients to 1e-4, windows exactly.
+
+How a case is run and compared: `omnimouse_jax/evaluate/reference_check.py`, which `check-reference` uses as well.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.model.attention import Windows
+from omnimouse_jax.evaluate.reference_check import Triple, check_case, open_triple
+from omnimouse_jax.evaluate.reference_steps import check_steps
 from omnimouse_jax.model.config import ModelConfig
-from omnimouse_jax.model.identity import time_sinusoid
-from omnimouse_jax.model.omnimouse import OmniMouse
-from omnimouse_jax.model.reference import config_from_reference, load_state, save_state
-from omnimouse_jax.model.rotary import angular_frequencies
-from omnimouse_jax.tokens.batch import Batch
-from omnimouse_jax.tokens.regimes import Regime, resolve
-from omnimouse_jax.tokens.vocabulary import Vocabulary
+from omnimouse_jax.model.reference import check_constants, constants, load_state, save_state
+from omnimouse_jax.model.reference_config import config_from_reference, reference_config
 from tests.shared import shared
 
 NAMES = ("real_rates", "dyadic_rates")
@@ -31,7 +27,7 @@ CASES = (
     *("forecast_nothing_visible_late", "full_prefix_then_subset", "population_video"),
     *("video_behavior", "video_only", "behavior_only"),
 )
-#: Cases that between them touch everything; the others compile for minutes and run with `-m slow`.
+#: Cases that between them touch everything; the others take minutes together and run with `-m slow`.
 QUICK = {
     "real_rates": ("full_prefix_then_subset", "population_behavior_decoded"),
     "dyadic_rates": ("population_video", "video_only"),
@@ -41,223 +37,159 @@ EVERY = [
     for name in NAMES
     for case in CASES
 ]
-#: One call each: compiling quickly matters more than running quickly.
-COMPILER = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
-def triple(name):
-    told = json.loads(shared(f"reference/{name}.json").read_text())
-    arrays = np.load(shared(f"reference/{name}.npz"))
-    weights = dict(np.load(shared(f"reference/{name}.weights.npz")))
-    config = dataclasses.replace(config_from_reference(told["config"]), screen_mean=0.0, screen_std=1.0)
-    vocabulary = Vocabulary.of(
-        {key: {"animal": s["animal_id"], "n_neurons": s["n_neurons"]} for key, s in told["sessions"].items()}
-    )
-    return told, arrays, weights, config, vocabulary
+def triple(name: str) -> Triple:
+    return open_triple(shared(f"reference/{name}.json"))
 
 
-def merged(name):
-    _, _, weights, config, vocabulary = triple(name)
-    loaded = load_state(config, weights, vocabulary)
-    assert loaded.left_over == ()
-    return abstract_graph(config, vocabulary), jax.tree.map(jnp.asarray, loaded.params)
+@functools.cache
+def weights(name: str) -> dict[str, np.ndarray]:
+    return dict(np.load(shared(f"reference/{name}.weights.npz")))
 
 
-def abstract_graph(config, vocabulary):
-    build = functools.partial(
-        OmniMouse,
-        config,
-        n_neurons=vocabulary.neuron_capacity,
-        n_sessions=vocabulary.session_capacity,
-        n_animals=vocabulary.animal_capacity,
-    )
-    return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))[0]
-
-
-def batch_of(name):
-    told, arrays, _, _, vocabulary = triple(name)
-    key, ids = told["session"], arrays["inputs/neuron_ids"]
-    responses = np.take_along_axis(arrays["inputs/responses"], ids[:, None], axis=2)
-    b = len(ids)
-    behavior = arrays["inputs/behavior"]
-    start = arrays["inputs/response_timestamps"][:, 0]
-    return Batch(
-        responses=responses,
-        response_mask=np.ones(responses.shape, bool),
-        neuron_mask=np.ones(ids.shape, bool),
-        neuron_rows=vocabulary.neuron_rows(key)[ids],
-        session_rows=np.full(b, vocabulary.session_row(key), np.int32),
-        animal_rows=np.full(b, vocabulary.animal_row(key), np.int32),
-        video=arrays["inputs/screen"][:, 0],
-        video_mask=np.ones(b, bool),
-        behavior=behavior,
-        behavior_mask=np.ones(behavior.shape, bool),
-        experiment_second=np.floor(start).astype(np.int32),
-        row_mask=np.ones(b, bool),
-    )
-
-
-def layout_of(name, case):
-    told, arrays, _, config, _ = triple(name)
-    return resolve(Regime(**fields_of(told, case)), config.grid, arrays["inputs/neuron_ids"].shape[1])
-
-
-def fields_of(told, case):
-    return {field: value for field, value in told["cases"][case].items() if field != "grad_norms"}
-
-
-def flattened(rectangles, stride):
-    """(B, samples, neurons) per rectangle to the reference's order (step, neuron, sample in step)."""
-    parts = []
-    for x in rectangles:
-        b, s, n = x.shape
-        parts.append(np.asarray(x).reshape(b, s // stride, stride, n).swapaxes(2, 3).reshape(b, -1))
-    return np.concatenate(parts, axis=1)
-
-
-def loss_of(predictions, batch, layout, config: ModelConfig):
-    """Section 5 in a few lines: mean Poisson loss, plus a tenth of the clipped squared error of behaviour."""
-    total = jnp.float32(0)
-    if layout.targets:
-        elements = []
-        for r, p in zip(layout.targets, predictions.responses, strict=True):
-            y = batch.responses[:, r.first_sample : r.last_sample, r.first_neuron : r.last_neuron]
-            elements.append(jnp.clip(p - y * jnp.log(p + config.poisson_eps), -100, 100).ravel())
-        total += jnp.mean(jnp.concatenate(elements))
-    if predictions.behavior is not None:
-        error = jnp.minimum(jnp.square(predictions.behavior - batch.behavior), config.behavior_loss_clip)
-        total += config.behavior_loss_weight * jnp.mean(error)
-    return total
-
-
-def relative(ours, theirs):
-    assert ours.shape == theirs.shape
-    return float(np.abs(np.asarray(ours, np.float64) - theirs).max() / np.abs(theirs).max())
-
-
-def results(name, case):
-    """Everything of one case, from one compiled program: outputs, intermediates, loss and released-name gradients."""
-    _, _, _, config, vocabulary = triple(name)
-    graph, params = merged(name)
-    batch, layout = batch_of(name), layout_of(name, case)
-
-    def everything(params, batch):
-        model = nnx.merge(graph, params)
-        core, rows = model.core, model.tables.gather(batch)
-        meta, neurons, channels = core.identify(rows, batch)
-        latents = core.encode(meta, neurons, channels, batch, layout)
-        features = core.watch(meta, batch, layout)
-        hidden = core.process(latents, features)
-        predictions = core.decode(hidden, neurons, channels, rows, layout)
-        seen = {"latents_after_encoder": latents.vectors, "hidden": hidden.vectors}
-        if features is not None:
-            seen["video_features"] = features.vectors
-        return loss_of(predictions, batch, layout, config), (predictions, seen)
-
-    step = jax.jit(jax.value_and_grad(everything, has_aux=True), compiler_options=COMPILER)
-    (loss, (predictions, seen)), grads = step(params, batch)
-    grads = save_state(config, jax.tree.map(np.asarray, grads), vocabulary)
-    if layout.targets:
-        seen["response_preds"] = flattened(predictions.responses, config.grid.response_stride)
-    if predictions.behavior is not None:
-        seen["behavior_preds"] = predictions.behavior
-    return float(loss), {k: np.asarray(v) for k, v in seen.items()}, grads
+@functools.cache
+def fields(name: str) -> dict:
+    return json.loads(shared(f"reference/{name}.json").read_text())["config"]
 
 
 @pytest.mark.parametrize(("name", "case"), EVERY)
-def test_outputs_and_gradients_agree(name, case):
-    told, arrays, *_ = triple(name)
-    loss, seen, grads = results(name, case)
-    assert loss == pytest.approx(float(arrays[f"{case}/loss"]), rel=1e-5)
-    expected = {"response_preds", "behavior_preds", "latents_after_encoder", "hidden", "video_features"}
-    expected = {k for k in expected if f"{case}/{k}" in arrays.files}
-    assert expected == set(seen)
-    for k in expected:
-        assert relative(seen[k], arrays[f"{case}/{k}"]) < 1e-5, k
-    checked = [k for k in arrays.files if k.startswith(f"{case}/grad/")]
-    assert checked
-    for k in checked:
-        # By norm: two patches of `real_rates` tie within 2e-7 in a max pooling, and each side picked another one.
-        theirs = arrays[k]
-        off = np.linalg.norm(grads[k.removeprefix(f"{case}/grad/")] - theirs) / np.linalg.norm(theirs)
-        assert off < 1e-4, k
-    for parameter, norm in told["cases"][case]["grad_norms"].items():
-        assert np.linalg.norm(grads[parameter]) == pytest.approx(norm, rel=1e-4, abs=1e-7), parameter
+def test_outputs_gradients_and_windows_agree(name, case):
+    result = check_case(triple(name), case)
+    assert result.ok, result
+    assert result.gradients is not None
 
 
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_windows_are_equal(name, case):
-    _, arrays, _, config, _ = triple(name)
-    layout = layout_of(name, case)
+def test_all_cases_are_tested(name):
+    assert tuple(triple(name).cases) == CASES
+    assert triple(name).left_over == ()
 
-    def told(which):
-        if f"{case}/{which}" not in arrays.files:
-            return None
-        shape = arrays[f"{case}/{which}_shape"]
-        return np.unpackbits(arrays[f"{case}/{which}"], axis=-1)[..., : shape[-1]].astype(bool).reshape(shape)
 
-    latents = layout.latents(config.latents_per_window, config.global_latents)
-    hidden = np.concatenate([latents, layout.video(config.features_per_step)])
-    behavior = layout.whole_window(config.n_channels)
-    context = np.concatenate([layout.response_tokens(), behavior[: config.n_channels * (layout.behavior == "input")]])
-    queries = np.concatenate([layout.queries(), behavior[: config.n_channels * (layout.behavior == "target")]])
-    for which, ours in (
-        ("mask_enc", (latents, context)),
-        ("mask_latent", (hidden, hidden)),
-        ("mask_dec", (queries, hidden)),
-    ):
-        theirs = told(which)
-        if theirs is None:
-            assert len(ours[1]) == 0
-        else:
-            np.testing.assert_array_equal(Windows(*ours).mask(), theirs, which)
+@pytest.mark.slow
+def test_optimiser_steps_agree():
+    steps, finals = check_steps(triple("real_rates"))
+    assert len(steps) == 6
+    assert all(step.ok for step in steps), steps
+    assert finals.ok, finals
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constants_of_the_checkpoint(name):
-    _, _, weights, config, _ = triple(name)
-    ours = angular_frequencies(config.d_head, config.rotary_seconds)
-    np.testing.assert_allclose(ours, weights["rotary_emb.inv_freq"], rtol=1e-12)
-    table = weights["exp_time_embedding.positional_embeddings"]
-    seconds = jnp.arange(len(table))
-    np.testing.assert_allclose(time_sinusoid(seconds, table.shape[1]), table, atol=1e-4)
+    config, theirs = triple(name).config, weights(name)
+    ours = constants(config)
+    check_constants(config, theirs)
+    for constant, value in ours.items():
+        assert value.dtype == theirs[constant].dtype, constant
+        assert value.shape == theirs[constant].shape, constant
+        np.testing.assert_allclose(value, theirs[constant], rtol=1e-12, atol=6e-8, err_msg=constant)
+    other = dataclasses.replace(config, grid=dataclasses.replace(config.grid, n_frames=72))
+    with pytest.raises(UserError, match=r"rotary_emb\.inv_freq.*not what this config gives"):
+        check_constants(other, theirs)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip_is_bitwise(name):
-    _, _, weights, config, vocabulary = triple(name)
-    saved = save_state(config, load_state(config, weights, vocabulary).params, vocabulary)
-    constants = ("positional_embeddings", "timestamps", "inv_freq", "_latent_ids", "_window_sizes", "exp_time_to")
-    assert {k for k in weights if not any(c in k for c in constants)} == set(saved)
+    config, vocabulary = triple(name).config, triple(name).vocabulary
+    saved = save_state(config, load_state(config, weights(name), vocabulary).params, vocabulary)
+    unused = {"exp_time_to_model_proj.weight", "exp_time_to_model_proj.bias"}
+    assert set(weights(name)) - set(constants(config)) - unused == set(saved)
     for k, value in saved.items():
         assert value.dtype == np.float32
-        np.testing.assert_array_equal(value, weights[k], k)
+        np.testing.assert_array_equal(value, weights(name)[k], k)
+
+
+#: What a field may be set to by mistake, or on purpose.
+ANYTHING = (
+    0,
+    -1,
+    None,
+    "x",
+    1.5,
+    7,
+    7.0,
+    [],
+    [1],
+    [1, 0],
+    [1, 1, 1],
+    [2, 2, 2],
+    True,
+    False,
+    {},
+    float("nan"),
+    object(),
+)
 
 
 def test_every_field_is_honoured_or_refused():
-    told, *_ = triple("real_rates")
-    base = config_from_reference(told["config"])
-    for field in told["config"]:
-        broken = {**told["config"], field: object()}
-        with contextlib.suppress(UserError, TypeError, ValueError, AttributeError):
-            assert config_from_reference(broken) != base, f"{field} is ignored"
-    with pytest.raises(UserError, match="wings"):
-        config_from_reference({**told["config"], "wings": 2})
-    with pytest.raises(UserError, match="video_channels"):
-        config_from_reference({**told["config"], "video_channels": 3})
+    told = fields("real_rates")
+    apart = {"a": "x", "b": "y"}
+    base = config_from_reference(told, apart)
+    for field, value in itertools.product(told, ANYTHING):
+        if isinstance(value, type(told[field])) and value == told[field]:
+            continue
+        try:
+            changed = config_from_reference({**told, field: value}, apart)
+        except UserError:
+            continue
+        same_number = isinstance(value, int | float) and value == told[field]
+        assert changed != base or same_number, f"{field}={value!r} is ignored"
+
+
+def test_what_is_refused_is_named_by_its_released_name():
+    told = fields("real_rates")
+    for changes, message in (
+        ({"wings": 2}, "field wings is 2: it is not a known field"),
+        ({"video_channels": 3}, "field video_channels is 3: only 1 is built"),
+        ({"num_heads": 2.5}, "field num_heads is 2.5: it must be a whole number"),
+        ({"num_heads": 5}, "num_heads 5 does not divide d_model 48"),
+        ({"num_global_latents": 0}, "num_global_latents is 0 - use a positive number"),
+        ({"local_to_global_ratio": [3, 1]}, r"local_to_global_ratio \(3, 1\) makes a cycle that does not fit"),
+        ({"hiera_patch_stride": [2, 0, 2]}, r"hiera_patch_stride is \(0, 2\)"),
+        ({"response_latent_window_stride_samples": 7}, "windows of latents .* do not fill"),
+        ({"always_use_animal_embeddings": False}, "field always_use_animal_embeddings is False: it depends on"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config_from_reference({**told, **changes})
+    with pytest.raises(UserError, match="field num_samples_per_s is missing"):
+        config_from_reference({k: v for k, v in told.items() if k != "num_samples_per_s"})
+
+
+def test_numbers_may_be_written_either_way():
+    told = fields("real_rates")
+    floats = {k: float(v) for k, v in told.items() if isinstance(v, int) and not isinstance(v, bool)}
+    assert config_from_reference({**told, **floats}) == config_from_reference(told)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_released_fields_come_back(name):
+    back = reference_config(config_from_reference(fields(name)))
+    assert {k: back[k] for k in fields(name) if k != "video_channels"} == {
+        k: v for k, v in fields(name).items() if k != "video_channels"
+    }
+    assert config_from_reference(back) == config_from_reference(fields(name))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"neuron_weights": True}, {"response_loss": "gaussian"}, {"hiera_order": "spatial"}, {"ffn_multiple": 16}],
+)
+def test_what_the_released_model_cannot_be_is_refused(change):
+    (field,) = change
+    with pytest.raises(UserError, match=f"model.{field} is .*no such choice"):
+        reference_config(dataclasses.replace(ModelConfig(), **change))
 
 
 def test_wrong_weights_are_named():
-    _, _, weights, config, vocabulary = triple("real_rates")
-    missing = {k: v for k, v in weights.items() if k != "enc.attention.wq.weight"}
+    config, vocabulary, state = triple("real_rates").config, triple("real_rates").vocabulary, weights("real_rates")
+    missing = {k: v for k, v in state.items() if k != "enc.attention.wq.weight"}
     with pytest.raises(UserError, match=r"enc\.attention\.wq\.weight is missing"):
         load_state(config, missing, vocabulary)
     with pytest.raises(UserError, match="has shape"):
-        load_state(config, {**weights, "behavior_featx.bias": np.zeros(3)}, vocabulary)
+        load_state(config, {**state, "behavior_featx.bias": np.zeros(3)}, vocabulary)
     with pytest.raises(UserError, match="not finite"):
-        load_state(config, {**weights, "behavior_featx.bias": weights["behavior_featx.bias"] * np.nan}, vocabulary)
-    renamed = {f"_orig_mod.{k}": v for k, v in weights.items()}
+        load_state(config, {**state, "behavior_featx.bias": state["behavior_featx.bias"] * np.nan}, vocabulary)
+    renamed = {f"_orig_mod.{k}": v for k, v in state.items()}
     loaded = load_state(config, {**renamed, "something.else": np.zeros(2)}, vocabulary)
     assert loaded.left_over == ("something.else",)

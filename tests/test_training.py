@@ -15,7 +15,9 @@ import pytest
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.evaluator import evaluate_run
 from omnimouse_jax.training import optim
+from omnimouse_jax.training.checkpoint import Checkpoints, restore_target
 from omnimouse_jax.training.parallel import make_mesh, shardings
+from omnimouse_jax.training.setup import prepare
 from omnimouse_jax.training.train import Interrupted, train
 from tests.micro import micro
 
@@ -51,6 +53,48 @@ def test_the_mesh_changes_no_number(colony, finished, tmp_path, data, model):
         assert loss == pytest.approx(one[step], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__scan_layers": False},
+        {"model__remat": "layer"},
+        {"model__remat": "cycle"},
+        {"model__attention": "blocks"},
+        {"model__attention": "splash_interpreted", "mesh__data": 2, "mesh__model": 2},
+    ],
+)
+def test_how_it_is_computed_changes_no_number(colony, deep, tmp_path, changes):
+    train(micro(colony, **DEEP, **changes), tmp_path)
+    assert losses(tmp_path) == pytest.approx(deep, rel=1e-5)
+
+
+def test_half_precision_trains_close_to_full_and_keeps_its_state_in_full(colony, deep, tmp_path):
+    train(micro(colony, **DEEP, model__compute_dtype="bfloat16"), tmp_path)
+    assert losses(tmp_path) == pytest.approx(deep, rel=0.01)
+    assert losses(tmp_path) != deep
+    parts = prepare(micro(colony, **DEEP, model__compute_dtype="bfloat16"))
+    state = restored(parts, tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt.mean, state.opt.square))} == {
+        jnp.dtype("float32")
+    }
+
+
+#: Layers of every kind: one before the cycles, two cycles of local and global ones.
+DEEP = {"model__n_layers": 7, "model__local_to_global": (2, 1), "train__validation_windows": 0}
+
+
+@pytest.fixture(scope="module")
+def deep(colony, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("deep")
+    train(micro(colony, **DEEP), workdir)
+    return losses(workdir)
+
+
+def restored(parts, workdir):
+    saved = Checkpoints(workdir, read_only=True)
+    return saved.restore(4, restore_target(parts.model, parts.capacity, parts.mesh))
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(colony, finished, tmp_path):
     train(micro(colony, train__steps=2, optimizer__anneal_steps=0), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -65,7 +109,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(colony, finished, tmp_path, monkeypa
     real = track.Progress.show
 
     def show(self, done, *args, **kwargs):
-        if done == 3:
+        if self.label == "train " and done == 3:  # not while programs are compiled
             os.kill(os.getpid(), signal.SIGINT)
         real(self, done, *args, **kwargs)
 
@@ -221,8 +265,40 @@ def test_an_absent_session_is_not_touched():
         np.testing.assert_array_equal(after[absent], before[absent])
         np.testing.assert_array_equal(mean[absent], 0)
         assert np.all(after[present] != before[present])
-    assert state.session_steps.tolist() == [1, 0]
-    assert int(state.shared_steps) == 1
+    assert {name: steps.tolist() for name, steps in state.session_steps.items()} == {
+        name: [1, 0] for name in optim.SESSION_TABLES
+    }
+    assert all((np.asarray(steps) == 1).all() for steps in jax.tree.leaves(state.shared_steps))
+
+
+def test_a_session_s_table_that_a_step_does_not_use_is_not_touched():
+    settings, params = optim.AdamW(warmup_steps=0), small_params()
+    grads = jax.tree.map(jnp.ones_like, params)
+    grads["tables"]["neuron_bias"] = jnp.zeros(6)
+    grads["tables"]["neuron_embedding"] = grads["tables"]["neuron_embedding"].at[:2].set(0.0)
+    new, state, _ = optim.update(grads, optim.init(params, 2), params, jnp.int32(0), jnp.ones(2, bool), OWNER, settings)
+    np.testing.assert_array_equal(new["tables"]["neuron_bias"], params["tables"]["neuron_bias"])
+    assert state.session_steps["neuron_bias"].tolist() == [0, 0]
+    moved = np.asarray(new["tables"]["neuron_embedding"] != params["tables"]["neuron_embedding"]).any(axis=1)
+    assert moved.tolist() == [True] * 5 + [False]  # one neuron's gradient moves all of its session's, as there
+
+
+def test_a_shared_parameter_that_a_step_does_not_use_is_not_touched():
+    settings = optim.AdamW(warmup_steps=0)
+    params = small_params()
+    state = optim.init(params, 2)
+    grads = jax.tree.map(jnp.ones_like, params)
+    first = next(iter(grads["core"]))
+    grads["core"][first] = jax.tree.map(jnp.zeros_like, grads["core"][first])
+    grads["tables"]["animal_embedding"] = grads["tables"]["animal_embedding"].at[0].set(0.0)
+    new, state, _ = optim.update(grads, state, params, jnp.int32(0), jnp.ones(2, bool), OWNER, settings)
+    for a, b in zip(jax.tree.leaves(new["core"][first]), jax.tree.leaves(params["core"][first]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    moved = np.any(np.asarray(new["tables"]["animal_embedding"] != params["tables"]["animal_embedding"]), axis=1)
+    assert not moved[0]
+    assert moved[1:].all()
+    assert state.shared_steps["tables"]["animal_embedding"].tolist() == [0] + [1] * (len(moved) - 1)
+    assert {int(steps) for steps in jax.tree.leaves(state.shared_steps["core"][first])} == {0}
 
 
 def test_the_schedule_warms_up_stays_and_anneals_to_zero():

@@ -6,12 +6,13 @@ those only.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
 
 from omnimouse_jax.model.config import ModelConfig
 from omnimouse_jax.model.layers import Linear, inverse_sqrt, truncated_normal
@@ -88,8 +89,13 @@ class Identity(nnx.Module):
         return jnp.broadcast_to(vectors, (meta.shape[0], *vectors.shape[1:]))
 
 
+def time_frequencies(d: int) -> Float32[np.ndarray, " pairs"]:
+    """Radians per second of each pair, rounded where the reference rounds: its angles reach 18,000, where that shows."""
+    exponent = np.arange(0, d, 2, dtype=np.float32) * np.float32(-math.log(TIME_BASE) / d)
+    return np.exp(exponent.astype(np.float64)).astype(np.float32)
+
+
 def time_sinusoid(second: Int[Array, " B"], d: int) -> Float[Array, "B {d}"]:
     """Interleaved sine and cosine of the second within the recording, wavelengths up to 2 pi x 100,000 s."""
-    frequency = TIME_BASE ** (-np.arange(0, d, 2, dtype=np.float64) / d)
-    angle = second.astype(jnp.float32)[:, None] * jnp.asarray(frequency, jnp.float32)[None]
+    angle = second.astype(jnp.float32)[:, None] * jnp.asarray(time_frequencies(d))[None]
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(len(second), d)

@@ -1,11 +1,13 @@
-"""The released PyTorch model, by its own names: its config and its state dict mapped to ours and back.
+"""The released PyTorch model's state dict, by its own names, mapped to our parameters and back.
 
 Linear weights there are (out, in), convolutions (out, in, *kernel); names are those of the published checkpoints. What
-a checkpoint carries beside parameters (position tables and other constants) is recomputed here and left out.
+a checkpoint carries beside parameters (position tables and other constants) is recomputed here (`constants`). The
+released config is in `reference_config.py`, released files in `reference_files.py`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,145 +18,13 @@ from flax import nnx
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.model.config import ModelConfig
+from omnimouse_jax.model.identity import TIME_BASE
 from omnimouse_jax.model.omnimouse import OmniMouse
-from omnimouse_jax.recordings.session import BEHAVIOR_CHANNELS
+from omnimouse_jax.model.rotary import angular_frequencies
+from omnimouse_jax.model.stacks import apart, together
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 
 Params = dict[str, Any]
-
-#: Released field -> ours, one to one.
-GRID_FIELDS = {
-    "num_samples_per_s": "response_rate",
-    "num_samples_per_block": "n_samples",
-    "num_frames_per_s": "video_rate",
-    "num_frames_per_block": "n_frames",
-    "num_behavior_samples_per_s": "behavior_rate",
-    "num_behavior_samples_per_block": "n_behavior",
-    "skip_n_samples": "skip_samples",
-    "interpolation_buffer": "interpolation_buffer",
-    "response_window_size_samples": "response_width",
-    "response_stride_samples": "response_stride",
-    "response_query_lookback_samples": "query_lookback",
-    "response_latent_window_size_samples": "latent_width",
-    "response_latent_window_stride_samples": "latent_stride",
-}
-FIELDS = {
-    "max_population_size": "max_neurons",
-    "d_embedding": "d_embedding",
-    "add_meta_to_embeddings": "meta_to_embeddings",
-    "add_meta_to_latents": "meta_to_latents",
-    "add_meta_to_video_feats": "meta_to_video",
-    "add_exp_time_embedding": "experiment_time",
-    "max_recording_len_s": "max_recording_seconds",
-    "num_response_latent_groups": "latents_per_window",
-    "num_global_latents": "global_latents",
-    "response_poisson_loss_eps": "poisson_eps",
-    "response_loss_clamp_value": "response_loss_clip",
-    "behavior_loss_clamp_value": "behavior_loss_clip",
-    "behavior_loss_factor": "behavior_loss_weight",
-    "softplus_beta": "softplus_beta",
-    "per_channel_behavior_readout": "per_channel_behavior_readout",
-    "num_heads": "n_heads",
-    "num_kv_heads": "n_kv_heads",
-    "num_self_attends_per_block": "n_layers",
-    "ffn_hidden_mult": "ffn_multiplier",
-    "ffn_activation": "ffn_activation",
-    "use_pre_norm": "pre_norm",
-    "use_post_norm": "post_norm",
-    "use_qk_norm": "qk_norm",
-    "norm_eps": "norm_eps",
-    "hiera_num_heads": "hiera_heads",
-    "hiera_embed_dim": "hiera_dim",
-    "hiera_stages": "hiera_stages",
-    "hiera_q_pool": "hiera_q_pool",
-    "hiera_q_stride": "hiera_q_stride",
-    "hiera_mask_unit_size": "hiera_mask_unit",
-    "hiera_mlp_ratio": "hiera_mlp_ratio",
-    "hiera_drop_path_rate": "drop_path",
-    "video_resolution": "screen",
-}
-#: Released fields that select what is not built here, with the one value that is.
-ONLY: dict[str, Any] = {
-    "video_channels": 1,
-    "num_blocks": 1,
-    "norm_type": "rms",
-    "rope_use_radians": True,
-    "rope_base": None,
-    "rotate_values": False,
-    "drop_path_rate": 0.0,
-    "local_global_layout": "interleaved",
-    "per_modality_decoders": False,
-    "response_query_lookahead_samples": None,
-    "absolute_experiment_time_precision_s": 1.0,
-    "behavior_as_channels": False,
-    "decode_behavior": True,
-    "enable_fallback_sensorium_behavior": False,
-    "video_backbone": "hiera",
-    "hiera_sep_pos_embed": True,
-}
-#: Fields read below, each in its own way.
-SPECIAL = (
-    *("d_model", "decoder_ffn_hidden_mult", "local_to_global_ratio", "use_global_nope", "behavior_channels"),
-    *("always_use_animal_embeddings", "hiera_patch_kernel", "hiera_patch_stride", "hiera_patch_padding"),
-)
-#: What every config must say: the rest has the released default.
-REQUIRED = (*GRID_FIELDS, "d_embedding", "d_model", "num_heads", "num_self_attends_per_block", "video_resolution")
-
-
-def config_from_reference(fields: Mapping[str, Any], animals: Mapping[str, str] | None = None) -> ModelConfig:
-    """The config of a model released under `fields` (the PyTorch original's). Every field is honoured or refused.
-
-    `animals` (session -> animal) decides if there are animal embeddings when `always_use_animal_embeddings` is off.
-    Screens are expected as grey levels: set `screen_mean=0, screen_std=1` for data that are normalised already.
-    """
-    unknown = sorted(set(fields) - {*GRID_FIELDS, *FIELDS, *ONLY, *SPECIAL})
-    if unknown:
-        _refuse(unknown[0], fields[unknown[0]], "it is not a known field", "remove it, or ask for its support")
-    missing = [name for name in REQUIRED if name not in fields]
-    if missing:
-        _refuse(missing[0], None, "it is missing", "add it")
-    for name, value in ONLY.items():
-        if name in fields and fields[name] != value:
-            _refuse(name, fields[name], f"only {value!r} is built", f"set it to {value!r}")
-    values: dict[str, Any] = {ours: _plain(fields[name]) for name, ours in FIELDS.items() if name in fields}
-    n_channels = int(fields.get("behavior_channels", len(BEHAVIOR_CHANNELS)))
-    if n_channels < 1:
-        _refuse("behavior_channels", n_channels, "a model without behaviour is not built", "use 1 or more")
-    named = BEHAVIOR_CHANNELS[:n_channels]
-    values["behavior_channels"] = (*named, *(f"channel_{i}" for i in range(len(named), n_channels)))
-    values["d_model"] = fields["d_model"] or fields["d_embedding"]
-    values["decoder_ffn_multiplier"] = fields.get("decoder_ffn_hidden_mult") or fields.get("ffn_hidden_mult", 4.0)
-    values["local_to_global"] = tuple(int(n) for n in fields.get("local_to_global_ratio") or (1, 0))
-    values["global_positions"] = not fields.get("use_global_nope", False)
-    values["animal_embeddings"] = _has_animals(fields, animals)
-    kernel, stride, padding = (
-        _plain(fields.get(f"hiera_patch_{name}", default))
-        for name, default in (("kernel", (6, 7, 7)), ("stride", (2, 2, 2)), ("padding", (2, 1, 3)))
-    )
-    values.update(hiera_kernel=kernel[1:], hiera_stride=stride[1:], hiera_padding=padding[1:])
-    grid = {ours: int(fields[name]) for name, ours in GRID_FIELDS.items()}
-    grid.update(video_kernel=kernel[0], video_stride=stride[0], video_padding=padding[0])
-    return ModelConfig.of({"grid": grid, "hiera_order": "reference", **values})
-
-
-def _has_animals(fields: Mapping[str, Any], animals: Mapping[str, str] | None) -> bool:
-    always = fields.get("always_use_animal_embeddings", True)
-    if not isinstance(always, bool):
-        _refuse("always_use_animal_embeddings", always, "it must be true or false", "set it to true")
-    if always:
-        return True
-    if animals is None:
-        _refuse("always_use_animal_embeddings", False, "it depends on which animals were recorded", "name them")
-    assert animals is not None
-    return len(set(animals.values())) < len(animals)
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
-
-
-def _refuse(name: str, value: Any, what: str, way_out: str) -> None:
-    raise UserError(f"reference config: field {name} is {value!r}: {what}", way_out=way_out)
 
 
 class Entry(NamedTuple):
@@ -245,7 +115,7 @@ def _video_names(config: ModelConfig, names: dict[str, Entry], linear: Any, keep
 
 
 LATENTS = "response_latent_embedding._latent_embeddings.weight"  # per window first, then global
-#: Constants in a checkpoint, recomputed here.
+#: Constants in a checkpoint (see `constants`).
 CONSTANTS = re.compile(
     r"(exp_time_embedding\.positional_embeddings|behavior_timestamps|rotary_emb\.inv_freq"
     r"|response_latent_embedding\._latent_(ids|timestamps|window_sizes))$"
@@ -269,7 +139,7 @@ def load_state(config: ModelConfig, state: Mapping[str, np.ndarray], vocabulary:
     Raises UserError naming the first parameter that is missing, has another shape than `config` says, or is not finite.
     """
     state = {name.replace(COMPILE_PREFIX, ""): np.asarray(value) for name, value in state.items()}
-    shapes = parameter_shapes(config, vocabulary)
+    shapes = {path: value.shape for path, value in apart(config, parameter_shapes(config, vocabulary)).items()}
     flat: dict[str, np.ndarray] = {}
     used: set[str] = set()
 
@@ -307,12 +177,12 @@ def load_state(config: ModelConfig, state: Mapping[str, np.ndarray], vocabulary:
             tables["tables/animal_embedding"][row] = take(f"animal_params._animal_embeddings.{animal}", (e,))
     ignored = [name for name in state if CONSTANTS.search(name)]
     ignored += [name for name in state if UNUSED_TIME.search(name) and not config.experiment_time]
-    return Loaded(nest(flat | tables), tuple(sorted(set(state) - used - set(ignored))))
+    return Loaded(nest(together(config, flat | tables)), tuple(sorted(set(state) - used - set(ignored))))
 
 
 def save_state(config: ModelConfig, params: Params, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
     """The inverse of `load_state`: released names and layouts. Constants are not written."""
-    flat = flatten(params)
+    flat = apart(config, flatten(params))
     state = {name: entry.save(flat[f"core/{entry.path}"]) for name, entry in core_names(config).items()}
     state[LATENTS] = np.concatenate([flat["core/latent"], flat["core/latent_global"]])
     for row, entry_of in enumerate(vocabulary.sessions):
@@ -326,8 +196,43 @@ def save_state(config: ModelConfig, params: Params, vocabulary: Vocabulary) -> d
     return {name: np.ascontiguousarray(value) for name, value in state.items()}
 
 
-def parameter_shapes(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by path, tables with the vocabulary's rows. Nothing is allocated."""
+def constants(config: ModelConfig) -> dict[str, np.ndarray]:
+    """What a released checkpoint holds beside parameters, as the original computes it and in its number types."""
+    g, e = config.grid, config.d_embedding
+    exponent = np.arange(0, e, 2, dtype=np.float32) * np.float32(-math.log(TIME_BASE) / e)
+    frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    angle = np.arange(math.ceil(config.max_recording_seconds), dtype=np.float32)[:, None] * frequency
+    table = np.stack([np.sin(angle, dtype=np.float64), np.cos(angle, dtype=np.float64)], axis=-1)
+    per_window, n_global, n_windows = config.latents_per_window, config.global_latents, g.n_latent_windows
+    starts = np.arange(n_windows, dtype=np.float32) * np.float32(g.latent_stride / g.response_rate)
+    lengths = [np.full(n_windows * per_window, g.latent_width / g.response_rate)]
+    lengths.append(np.full(n_global, g.n_samples / g.response_rate))
+    latent = "response_latent_embedding._latent"
+    return {
+        "exp_time_embedding.positional_embeddings": table.reshape(len(angle), -1)[:, :e].astype(np.float32),
+        "behavior_timestamps": np.zeros(config.n_channels, np.float32),
+        "rotary_emb.inv_freq": angular_frequencies(config.d_head, config.rotary_seconds),
+        f"{latent}_ids": np.append(np.tile(np.arange(per_window), n_windows), per_window + np.arange(n_global)),
+        f"{latent}_timestamps": np.append(np.repeat(starts, per_window), np.zeros(n_global, np.float32)),
+        f"{latent}_window_sizes": np.concatenate(lengths).astype(np.float32),
+    }
+
+
+def check_constants(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
+    """UserError naming a constant of a released state dict that is not what `config` says: the config is another one's."""
+    for name, ours in constants(config).items():
+        if name not in state:
+            continue
+        theirs = np.asarray(state[name])
+        if theirs.shape != ours.shape or np.abs(theirs - ours).max(initial=0.0) > 1e-4 * np.abs(ours).max(initial=1.0):
+            raise UserError(
+                f"reference weights: {name} {list(theirs.shape)} is not what this config gives {list(ours.shape)}",
+                way_out="use the config that the model was trained with: its rates, window lengths and numbers of latents",
+            )
+
+
+def parameter_shapes(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """An array of every parameter's shape by path, tables with the vocabulary's rows. Their memory is one number."""
     abstract = nnx.eval_shape(
         lambda: OmniMouse(
             config,
@@ -337,7 +242,8 @@ def parameter_shapes(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, t
             rngs=nnx.Rngs(0),
         )
     )
-    return {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(nnx.state(abstract, nnx.Param))).items()}
+    leaves = flatten(nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
+    return {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in leaves.items()}
 
 
 def flatten(params: Params) -> dict[str, Any]:

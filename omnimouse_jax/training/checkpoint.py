@@ -21,6 +21,7 @@ from omnimouse_jax.model.config import ModelConfig
 from omnimouse_jax.training.step import Capacity, TrainState, abstract_state, state_shardings
 
 FOLDER = "checkpoints"
+IMPORTED = "reference.npz"  # beside it, in a run that began with imported weights
 
 
 class Checkpoints:

@@ -1,8 +1,9 @@
 """AdamW in two groups, as the reference trains: parameters shared by all mice, and rows that belong to one session.
 
-Each group is clipped to a global norm of its own. Rows of sessions that are absent from a step are not touched at all: no decay,
-no moment update, and each session counts its own Adam steps (arXiv 2604.18827; spec: model, section 8). Animal rows belong to the
-shared group, as there.
+Each group is clipped to a global norm of its own. What a step does not use is not touched by it: no decay, no moment update, and
+it counts Adam steps of its own (arXiv 2604.18827; spec: model, section 8). That holds for absent sessions, for animals, and for
+parameters that a regime leaves out (the video's where no frame is visible, neurons' biases where no response is asked for), all
+recognised by a gradient of exactly zero. Animal rows belong to the shared group, as there.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ class AdamW(NamedTuple):
 
 
 class OptState(NamedTuple):
-    """Moments like the parameters; steps taken by the shared group, and by each session."""
+    """Moments like the parameters; steps taken by each shared parameter (each row of animals), and by each session's tables."""
 
     mean: Tree
     square: Tree
-    shared_steps: Any  # () int32 array
-    session_steps: Any  # (sessions,) int32 array
+    shared_steps: Tree  # () int32 arrays like the shared parameters; (animals,) for their table
+    session_steps: dict[str, Any]  # table -> (sessions,) int32 array
 
 
 def schedule(step: Array, peak: float, settings: AdamW) -> Array:
@@ -64,7 +65,9 @@ def schedule(step: Array, peak: float, settings: AdamW) -> Array:
 def init(params: Tree, n_sessions: int) -> OptState:
     """Zero moments for `params` = {"core": ..., "tables": ...}; `n_sessions` is the session table's capacity."""
     zeros = jax.tree.map(jnp.zeros_like, params)
-    return OptState(zeros, jax.tree.map(jnp.zeros_like, params), jnp.int32(0), jnp.zeros(n_sessions, jnp.int32))
+    steps = jax.tree.map(lambda used: jnp.zeros(used.shape, jnp.int32), used_by(split(params)[0]))
+    of_sessions = {name: jnp.zeros(n_sessions, jnp.int32) for name in SESSION_TABLES}
+    return OptState(zeros, jax.tree.map(jnp.zeros_like, params), steps, of_sessions)
 
 
 def update(
@@ -75,30 +78,40 @@ def update(
     present: (sessions,) bool, sessions with a row in this batch. owner: (neuron rows,) int, session of each neuron row, equal to
     `sessions` at padding. Returns new params, new state and the two gradient norms (before clipping) and rates.
     """
+    used = used_by(split(grads)[0])
     grads_shared, grads_session = (_clipped(group, settings.clip_norm) for group in split(grads))
     mean_shared, mean_session = split(state.mean)
     square_shared, square_session = split(state.square)
     params_shared, params_session = split(params)
-    shared_steps = state.shared_steps + 1
-    session_steps = state.session_steps + present.astype(jnp.int32)
+    shared_steps = jax.tree.map(lambda steps, moved: steps + moved.astype(jnp.int32), state.shared_steps, used)
+    row_owner = {name: jnp.arange(len(present)) if name == "session_embedding" else owner for name in SESSION_TABLES}
+    present_in = {
+        name: present & _sessions_used(g, row_owner[name], len(present)) for name, g in grads_session.tree.items()
+    }
+    session_steps = {name: state.session_steps[name] + here.astype(jnp.int32) for name, here in present_in.items()}
     rate_shared = schedule(step, settings.shared.learning_rate, settings)
     rate_session = schedule(step, settings.session.learning_rate, settings)
 
-    def shared(g: Array, m: Array, v: Array, p: Array) -> Moved:
-        return _adamw(g, m, v, p, shared_steps.astype(jnp.float32), rate_shared, settings.shared, settings)
-
-    def session(name: str, g: Array, m: Array, v: Array, p: Array) -> Moved:
-        rows_present, rows_steps = present, session_steps
-        if name != "session_embedding":
-            rows_present = jnp.append(present, False)[owner]
-            rows_steps = jnp.append(session_steps, 1)[owner]
-        column = (-1,) + (1,) * (p.ndim - 1)
-        steps = jnp.maximum(rows_steps, 1).reshape(column).astype(jnp.float32)
-        new = _adamw(g, m, v, p, steps, rate_session, settings.session, settings)
-        keep = rows_present.reshape(column)
+    def moved(keep: Array, steps: Array, rate: Array, group: Group, g: Array, m: Array, v: Array, p: Array) -> Moved:
+        """After a step where `keep`, which is one for all of the parameter or one a row; as before elsewhere."""
+        keep, steps = (x.reshape(x.shape + (1,) * (p.ndim - x.ndim)) for x in (keep, jnp.maximum(steps, 1)))
+        new = _adamw(g, m, v, p, steps.astype(jnp.float32), rate, group, settings)
         return Moved(*(jnp.where(keep, after, before) for after, before in zip(new, (p, m, v), strict=True)))
 
-    new_shared = jax.tree.map(shared, grads_shared.tree, mean_shared, square_shared, params_shared)
+    def session(name: str, g: Array, m: Array, v: Array, p: Array) -> Moved:
+        rows_present = jnp.append(present_in[name], False)[row_owner[name]]
+        rows_steps = jnp.append(session_steps[name], 1)[row_owner[name]]
+        return moved(rows_present, rows_steps, rate_session, settings.session, g, m, v, p)
+
+    new_shared = jax.tree.map(
+        lambda keep, steps, *leaves: moved(keep, steps, rate_shared, settings.shared, *leaves),
+        used,
+        shared_steps,
+        grads_shared.tree,
+        mean_shared,
+        square_shared,
+        params_shared,
+    )
     new_session = {
         name: session(name, g, mean_session[name], square_session[name], params_session[name])
         for name, g in grads_session.tree.items()
@@ -114,6 +127,24 @@ def update(
         "learning_rate": rate_shared,
     }
     return params, OptState(mean, square, shared_steps, session_steps), told
+
+
+def used_by(grads_shared: Tree) -> Tree:
+    """Which shared parameters a step uses, as () bools; (animals,) for their table.
+
+    The released model's latents are one parameter, so both kinds are used if either is.
+    """
+    used = jax.tree.map(lambda g: jnp.any(g != 0), grads_shared["core"])
+    latents = [name for name in ("latent", "latent_global") if name in used]
+    used = {**used, **dict.fromkeys(latents, jnp.any(jnp.array([used[name] for name in latents])))}
+    rows = {name: jnp.any(g != 0, axis=1) for name, g in grads_shared["tables"].items()}
+    return {"core": used, "tables": rows}
+
+
+def _sessions_used(g: Array, owner: Array, n_sessions: int) -> Array:
+    """Which sessions have a gradient somewhere in their rows of a table."""
+    rows = jnp.any(g.reshape(len(g), -1) != 0, axis=1)
+    return jnp.zeros(n_sessions + 1, bool).at[owner].max(rows)[:-1]
 
 
 def split(params: Tree) -> tuple[Tree, dict[str, Any]]:
