@@ -18,7 +18,7 @@ from omnimouse_jax.model.config import SIZES
 from omnimouse_jax.model.reference_config import config_from_reference
 from omnimouse_jax.model.reference_files import PER_SESSION
 from omnimouse_jax.recordings.store import Store
-from omnimouse_jax.training.reference_run import KEPT, export_run, import_run
+from omnimouse_jax.training.reference_run import IMPORTED, export_run, import_run
 from omnimouse_jax.training.train import train
 from tests.micro import TASKS, micro
 from tests.shared import shared
@@ -225,7 +225,7 @@ def test_animals_are_told_named_or_asked_for(tmp_path, capsys):
     import_run(file, tmp_path / "named", config)
     rows = json.loads((tmp_path / "named" / "vocabulary.json").read_text())
     assert {row["key"]: row["animal"] for row in rows} == {"m-1": "m", "n-1": "n"}
-    assert (tmp_path / "named" / KEPT).exists()
+    assert (tmp_path / "named" / IMPORTED).exists()
 
 
 def one_line(capsys, *argv: str) -> str:
