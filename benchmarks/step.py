@@ -2,7 +2,7 @@
 
 Per size and path: forward pass, full step (gradient and update), memory the compiler plans for, compile time, and the rate of
 the work that the regime asks for (3 x forward, visible pairs only), as a share of what a large matrix product reaches here.
-Paths take turns within a repetition; medians are told, and the ratio of paths repetition by repetition.
+Paths take turns within a repetition, each warmed up first; medians are told, and the ratio of paths repetition by repetition.
 
 How long: about ten minutes on two CPU cores for tiny and 1M; 5M needs 20 GB for the plain path.
 Command:
@@ -29,6 +29,7 @@ from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.training import optim, step
+from omnimouse_jax.training.doctor import abstract_batch
 from omnimouse_jax.training.parallel import make_mesh, put_batch
 
 REGIME = "train_video30_population_1024"
@@ -76,19 +77,17 @@ def measure(size: str, asked: argparse.Namespace, peak: float) -> list[dict[str,
     config = dataclasses.replace(SIZES[size], compute_dtype=asked.dtype, remat=asked.remat, hiera_order=asked.order)
     regime = regimes.get(asked.regime)
     neurons = config.max_neurons or 4096
-    layout = regimes.resolve(regimes.on_grid(regime, config.grid), config.grid, neurons)
-    if not layout.targets or layout.n_visible >= neurons:  # a regime for thousands of neurons on a tiny model
-        layout = regimes.resolve(regimes.as_fractions(regime), config.grid, neurons)
+    released = neurons >= regimes.BLOCK
+    layout = regimes.resolve(regime if released else regimes.as_fractions(regime), config.grid, neurons)
     capacity = step.Capacity(max(BUILT, 2 * neurons), 64, 64)
     paths = asked.paths.split(",")
     made = {path: Path(dataclasses.replace(config, attention=path), layout, capacity, asked.batch) for path in paths}
     times: dict[tuple[str, str], list[float]] = {(path, what): [] for path in paths for what in ("forward", "step")}
-    for repeat in range(asked.repeats + 1):
+    for _ in range(asked.repeats):
         for path, program in made.items():
-            forward, whole = seconds(program.forward), seconds(program.step)
-            if repeat:  # the first one warms up
-                times[path, "forward"].append(forward)
-                times[path, "step"].append(whole)
+            for what, call in (("forward", program.forward), ("step", program.step)):
+                jax.block_until_ready(call())  # not counted: after another path's turn, memory has to be got anew
+                times[path, what].append(seconds(call))
     useful = asked.batch * train_flops(config, layout)
     rows = []
     for path, program in made.items():
@@ -145,26 +144,19 @@ class Path:
 
 
 def random_batch(config: ModelConfig, layout: Layout, capacity: step.Capacity, rows: int) -> Batch:
-    """Noise of the right shapes and types."""
-    g, n, rng = config.grid, layout.n_neurons, np.random.default_rng(0)
-    channels = config.n_channels
-    n_context = len(layout.response_tokens())
-    n_context += len(layout.behavior_tokens(channels)) if layout.behavior == "input" else 0
-    return Batch(
-        responses=rng.exponential(1.0, (rows, g.n_samples, n)).astype(np.float32),
-        response_mask=np.ones((rows, g.n_samples, n), bool),
-        neuron_mask=np.ones((rows, n), bool),
-        neuron_rows=np.stack([rng.permutation(capacity.neurons)[:n] for _ in range(rows)]).astype(np.int32),
-        session_rows=np.arange(rows, dtype=np.int32) % capacity.sessions,
-        animal_rows=np.arange(rows, dtype=np.int32) % capacity.animals,
-        video=rng.integers(0, 256, (rows, g.n_frames, *config.screen)).astype(np.uint8),
-        video_mask=np.ones(rows, bool),
-        behavior=rng.standard_normal((rows, channels, g.n_behavior)).astype(np.float32),
-        behavior_mask=np.ones((rows, channels, g.n_behavior), bool),
-        experiment_second=np.zeros(rows, np.int32),
-        row_mask=np.ones(rows, bool),
-        context_shown=np.ones((rows, n_context), bool),
-    )
+    """Noise in the shapes that the program takes, nothing missing."""
+    rng = np.random.default_rng(0)
+
+    def filled(shape: Any) -> np.ndarray:
+        if shape.dtype == bool:
+            return np.ones(shape.shape, bool)
+        if shape.dtype == np.float32:
+            return rng.exponential(1.0, shape.shape).astype(np.float32)
+        return rng.integers(0, 64, shape.shape).astype(shape.dtype)
+
+    batch = Batch(*map(filled, abstract_batch(config, layout, rows, make_mesh(1, 1))))
+    rows_of = np.stack([rng.permutation(capacity.neurons)[: layout.n_neurons] for _ in range(rows)])
+    return batch._replace(neuron_rows=rows_of.astype(np.int32))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

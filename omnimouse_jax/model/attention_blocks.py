@@ -43,7 +43,7 @@ def blocks(
     key_mask_BxK: Bool[Array, "B K"] | None = None,
     loops: bool = True,
 ) -> Float[Array, "B Q H D"]:
-    """The same as `attention_plain.plain`. A query whose windows let nothing in gives zero.
+    """The same as `attention_plain.plain`. Where a query sees nothing the output means nothing: `attend` makes it zero.
 
     Without `loops` a block's queries are not cut: for counting the operations of a program, whose loops count once.
     """
@@ -62,19 +62,20 @@ def _attend(plan: Plan, tokens: Tokens, hidden_BxK: Array | None) -> Array:
 
 
 def _forward(plan: Plan, tokens: Tokens, hidden_BxK: Array | None) -> tuple[Array, tuple]:
-    outs, sums = [], []
-    for block in plan[0]:
-        q, k, v, hidden, rows = _of_block(block, tokens, hidden_BxK, plan[1])
+    cuts = [_cut(block, tokens, plan[1]) for block in plan[0]]
+    q = _long_enough(tokens.q, cuts)
+    found = jnp.zeros_like(q), jnp.zeros(q.shape[:-1], jnp.float32)
+    for block, cut in zip(plan[0], cuts, strict=True):
         if not block.keys:
-            outs.append(jnp.zeros_like(q))
-            sums.append(jnp.zeros(q.shape[:-1], jnp.float32))
             continue
-        out, log_sum = jax.lax.map(
-            lambda x, k=k, v=v, hidden=hidden: _rows_forward(x[0], x[1], k, v, hidden), (rows.cut(q), rows.masks(block))
-        )
-        outs.append(rows.join(out))
-        sums.append(rows.join(log_sum))
-    out, log_sum = jnp.concatenate(outs, axis=3), jnp.concatenate(sums, axis=3)
+        k, v, hidden = _seen(block, tokens, hidden_BxK)
+
+        def step(found, x, cut=cut, k=k, v=v, hidden=hidden):
+            out, log_sum = _rows_forward(cut.rows(q, x[0]), x[1], k, v, hidden)
+            return (cut.put(found[0], out, x[0]), cut.put(found[1], log_sum, x[0])), None
+
+        found, _ = jax.lax.scan(step, found, (jnp.arange(cut.parts), cut.masks(block)))
+    out, log_sum = (x[:, :, :, : tokens.q.shape[3]] for x in found)
     return out, (tokens, hidden_BxK, out, log_sum)
 
 
@@ -82,26 +83,26 @@ def _backward(plan: Plan, kept: tuple, d_out: Array) -> tuple[Tokens, None]:
     tokens, hidden_BxK, out, log_sum = kept
     # what the softmax takes off every score's gradient
     dot = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-    d_q = []
+    cuts = [_cut(block, tokens, plan[1]) for block in plan[0]]
+    q, log_sum, d_out, dot = (_long_enough(x, cuts) for x in (tokens.q, log_sum, d_out, dot))
+    d_q = jnp.zeros_like(q)
     d_k, d_v = (jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (tokens.k, tokens.v))
-    for block in plan[0]:
-        q, k, v, hidden, rows = _of_block(block, tokens, hidden_BxK, plan[1])
+    for block, cut in zip(plan[0], cuts, strict=True):
         if not block.keys:
-            d_q.append(jnp.zeros_like(q))
             continue
-        queries = slice(block.first, block.last)
+        k, v, hidden = _seen(block, tokens, hidden_BxK)
 
-        def step(sums, x, k=k, v=v, hidden=hidden):
-            d_q, d_k, d_v = _rows_backward(Part(*x), k, v, hidden)
-            return (sums[0] + d_k, sums[1] + d_v), d_q
+        def step(sums, x, cut=cut, k=k, v=v, hidden=hidden):
+            at, mask = x
+            part = Part(cut.rows(q, at), cut.rows(log_sum, at), cut.own(d_out, at), cut.own(dot, at), mask)
+            d_rows, d_k, d_v = _rows_backward(part, k, v, hidden)
+            return (cut.put(sums[0], d_rows, at), sums[1] + d_k, sums[2] + d_v), None
 
-        parts = (q, log_sum[..., queries], d_out[..., queries, :], dot[..., queries])
-        start = tuple(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
-        sums, of_rows = jax.lax.scan(step, start, (*map(rows.cut, parts), rows.masks(block)))
-        d_q.append(rows.join(of_rows))
+        start = d_q, *(jnp.zeros(x.swapaxes(2, 3).shape, jnp.float32) for x in (k, v))
+        (d_q, *sums), _ = jax.lax.scan(step, start, (jnp.arange(cut.parts), cut.masks(block)))
         d_k, d_v = (_add(whole, block, part) for whole, part in zip((d_k, d_v), sums, strict=True))
     d_k, d_v = (x.swapaxes(2, 3).astype(like.dtype) for x, like in ((d_k, tokens.k), (d_v, tokens.v)))
-    return Tokens(jnp.concatenate(d_q, axis=3), d_k, d_v), None
+    return Tokens(d_q[:, :, :, : tokens.q.shape[3]], d_k, d_v), None
 
 
 _attend.defvjp(_forward, _backward)
@@ -164,24 +165,35 @@ def _over_rows(weights: Array, rows: Array) -> Array:
     return jnp.einsum("bgqk,bgqd->bgdk", weights, rows, preferred_element_type=jnp.float32)
 
 
-class Rows(NamedTuple):
-    """How a block's queries are cut: `parts` of `size` rows, the last one filled up with zeros."""
+class Cut(NamedTuple):
+    """A block's `n` queries from `first` on in `parts` of `size` rows. The last part may reach into the next block's rows.
 
+    Blocks are computed in order, so what a part writes there is written again.
+    """
+
+    first: int
     parts: int
     size: int
     n: int
 
-    def cut(self, x: Array) -> Array:
-        """(B, G, R, n, ...) -> (parts, B, G, R, size, ...)."""
-        spare = self.parts * self.size - self.n
-        if spare:
-            x = jnp.pad(x, [(0, spare if axis == 3 else 0) for axis in range(x.ndim)])
-        return jnp.moveaxis(x.reshape(*x.shape[:3], self.parts, self.size, *x.shape[4:]), 3, 0)
+    @property
+    def end(self) -> int:
+        return self.first + self.parts * self.size
 
-    def join(self, x: Array) -> Array:
-        """The inverse of `cut`."""
-        x = jnp.moveaxis(x, 0, 3)
-        return x.reshape(*x.shape[:3], self.parts * self.size, *x.shape[5:])[:, :, :, : self.n]
+    def rows(self, x: Array, part: Array) -> Array:
+        """One part of (B, G, R, Q, ...)."""
+        return jax.lax.dynamic_slice_in_dim(x, self.first + part * self.size, self.size, axis=3)
+
+    def own(self, x: Array, part: Array) -> Array:
+        """One part, zero where it reaches into the next block."""
+        rows = self.rows(x, part)
+        if self.parts * self.size == self.n:
+            return rows
+        own = (part * self.size + jnp.arange(self.size) < self.n).reshape(1, 1, 1, -1, *[1] * (x.ndim - 4))
+        return jnp.where(own, rows, jnp.zeros((), x.dtype))
+
+    def put(self, x: Array, rows: Array, part: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, rows, self.first + part * self.size, axis=3)
 
     def masks(self, block: Block) -> Array | None:
         """(parts, size, K): what to add to the scores of a block whose queries do not all see the same."""
@@ -192,23 +204,30 @@ class Rows(NamedTuple):
         return hidden_pairs(block.pairs, group).reshape(self.parts, self.size, -1)
 
 
-def _of_block(
-    block: Block, tokens: Tokens, hidden: Array | None, loops: bool
-) -> tuple[Array, Array, Array, Array | None, Rows]:
-    q = tokens.q[:, :, :, block.first : block.last]
-    k, v = (_stretches(x, block, 2) for x in (tokens.k, tokens.v))
-    b, g, r = q.shape[:3]
+def _cut(block: Block, tokens: Tokens, loops: bool) -> Cut:
+    b, g, r = tokens.q.shape[:3]
     tile = TILE_BYTES if jax.default_backend() == "cpu" else TILE_BYTES_ACCELERATOR
     fit = max(1, tile // (4 * b * g * r * max(1, block.n_keys)))
     parts = -(-block.n_queries // fit) if loops else 1
-    rows = Rows(parts, -(-block.n_queries // parts), block.n_queries)
-    return q, k, v, None if hidden is None else _stretches(hidden, block, 1), rows
+    return Cut(block.first, parts, -(-block.n_queries // parts), block.n_queries)
+
+
+def _long_enough(x: Array, cuts: list[Cut]) -> Array:
+    """Rows after the last query for the parts that reach beyond it."""
+    spare = max(cut.end for cut in cuts) - x.shape[3]
+    return jnp.pad(x, [(0, spare if axis == 3 else 0) for axis in range(x.ndim)]) if spare > 0 else x
+
+
+def _seen(block: Block, tokens: Tokens, hidden: Array | None) -> tuple[Array, Array, Array | None]:
+    """Keys, values and what hides keys, of the block's stretches only."""
+    k, v = (_stretches(x, block, 2) for x in (tokens.k, tokens.v))
+    return k, v, None if hidden is None else _stretches(hidden, block, 1)
 
 
 def _stretches(x: Array, block: Block, axis: int) -> Array:
     """The block's keys out of all of them."""
     parts = [jax.lax.slice_in_dim(x, first, last, axis=axis) for first, last in block.keys]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts or [x[:0]], axis=axis)
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
 
 
 def _add(whole: Array, block: Block, part: Array) -> Array:

@@ -78,6 +78,9 @@ def rms_normalize(
     return y.astype(x.dtype)
 
 
+HIDDEN_BYTES = 8 * 2**20  # of one hidden layer of a part of the tokens
+
+
 class FeedForward(nnx.Module):
     """down(activation(up x) * gate x)."""
 
@@ -87,11 +90,26 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, d, rngs=rngs, std=std)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    def __call__(self, x: Float[Array, "B L d"]) -> Float[Array, "B L d"]:
+        """Tokens do not meet here, so on a CPU many of them are taken a part at a time: hidden layers then stay in its caches."""
+        parts = self._parts(*x.shape[:2])
+        if parts == 1:
+            return self._tokens(x)
+        cut = jnp.moveaxis(x.reshape(x.shape[0], parts, -1, x.shape[2]), 1, 0)
+        return jnp.moveaxis(jax.lax.map(jax.checkpoint(self._tokens), cut), 0, 1).reshape(x.shape)
+
+    def _tokens(self, x: Float[Array, "B L d"]) -> Float[Array, "B L d"]:
         rows = x.reshape(-1, x.shape[-1])
         up, gate = self.up(rows), self.gate(rows)
         active = silu_gate(up, gate) if self.activation == "silu" else jax.nn.gelu(up, approximate=False) * gate
         return self.down(active).reshape(x.shape)
+
+    def _parts(self, rows: int, length: int) -> int:
+        """How many parts of a row's tokens: 1 unless they would fill a CPU's caches many times."""
+        size = 4 * rows * length * self.up.kernel.shape[1]
+        if jax.default_backend() != "cpu" or size < 4 * HIDDEN_BYTES:
+            return 1
+        return next((n for n in range(size // HIDDEN_BYTES, length) if length % n == 0), 1)
 
 
 @jax.custom_jvp
