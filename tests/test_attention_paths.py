@@ -61,7 +61,8 @@ def value_and_gradients(name, windows, q, k, v, mask):
 @pytest.mark.parametrize("groups", [4, 2, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_blocks_are_the_plain_path(case, groups, masked, monkeypatch):
-    monkeypatch.setattr(attention_blocks, "TILE_BYTES", 2**16)  # several rows of queries at a time, and a rest
+    monkeypatch.setattr(attention_blocks, "TILE_BYTES", 2**16)  # few rows of queries at a time, and a rest
+    monkeypatch.setattr(attention_blocks, "FEWEST_ROWS", 1)
     windows, q, k, v, mask = data(case, groups=groups)
     both = [value_and_gradients(name, windows, q, k, v, mask if masked else None) for name in ("plain", "blocks")]
     for plain, blocks in zip(*both, strict=True):

@@ -6,7 +6,6 @@ in its own steps, with its own count of Adam steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.training import optim
 from omnimouse_jax.training.objective import loss_sums
 from omnimouse_jax.training.step import Capacity, abstract_model
+from omnimouse_jax.training.track import Progress
 
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4
 #: Of final values, by 2-norm relative to how far a parameter moved. Adam divides by small gradients, so rounding grows.
@@ -60,9 +60,7 @@ def has_steps(triple: Triple) -> bool:
     return any(triple.path.with_name(f"{triple.path.name}.train.{ending}").exists() for ending in ("json", "npz"))
 
 
-def check_steps(
-    triple: Triple, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[list[StepResult], Finals]:
+def check_steps(triple: Triple) -> tuple[list[StepResult], Finals]:
     """Takes the file's optimiser steps and compares each one, then the parameters they end at."""
     file = triple.path.with_name(f"{triple.path.name}.train.json")
     told, arrays = read_json(file), read_npz(file.with_suffix(".npz"))
@@ -77,7 +75,7 @@ def check_steps(
     update = jax.jit(optim.update, static_argnames="settings", compiler_options=COMPILER)
     params, state = triple.params, optim.init(triple.params, capacity.sessions)
     programs: dict[Layout, Any] = {}
-    results = []
+    results, progress = [], Progress(len(told["case"]), label="optimiser step ")
     for i, (case, session) in enumerate(zip(told["case"], told["session"], strict=True)):
         vocabulary.session_row(session)
         inputs = {
@@ -103,7 +101,8 @@ def check_steps(
                 _error(norms["grad_norm/session"], told["rank_grad_norm"][i]),
             )
         )
-        progress(i + 1, len(told["case"]))
+        progress.show(i + 1)
+    progress.close()
     finals = _finals(triple, params, {k.removeprefix("final/"): x for k, x in arrays.items() if k.startswith("final/")})
     return results, finals
 

@@ -22,6 +22,7 @@ from omnimouse_jax.model.visibility import Block, Windows
 #: Scores that are held at a time, over all rows and heads of a batch: what a CPU's caches hold; elsewhere launches cost more.
 TILE_BYTES = 8 * 2**20
 TILE_BYTES_ACCELERATOR = 2**30
+FEWEST_ROWS = 32  # even if they do not fit: thinner matrix products are slow
 
 
 Plan = tuple[tuple[Block, ...], bool]  # blocks, and whether to cut their queries
@@ -207,7 +208,7 @@ class Cut(NamedTuple):
 def _cut(block: Block, tokens: Tokens, loops: bool) -> Cut:
     b, g, r = tokens.q.shape[:3]
     tile = TILE_BYTES if jax.default_backend() == "cpu" else TILE_BYTES_ACCELERATOR
-    fit = max(1, tile // (4 * b * g * r * max(1, block.n_keys)))
+    fit = max(FEWEST_ROWS, tile // (4 * b * g * r * max(1, block.n_keys)))
     parts = -(-block.n_queries // fit) if loops else 1
     return Cut(block.first, parts, -(-block.n_queries // parts), block.n_queries)
 

@@ -115,8 +115,9 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     update = update_program(parts.model, parts.capacity, optimizer_settings(config), parts.mesh)
     clock, pending, told, scored = Clock(), None, "", {}
     cost = columns.of_work(parts, batches)
-    told_cost = f"{100 * cost['padding_flops']:.1f} % more FLOPs than exact shapes"
-    print(f"{len(drawn)} regimes -> {cost['programs']} programs, {told_cost}", file=sys.stderr, flush=True)
+    if len(drawn) > cost["programs"]:
+        more = f"{100 * cost['padding_flops']:.1f} % more FLOPs than exact shapes"
+        print(f"{len(drawn)} regimes share {cost['programs']} programs, {more}", file=sys.stderr, flush=True)
     n_compiled = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
     compile_seconds = time.monotonic() - clock.start
     clock.start = time.monotonic()

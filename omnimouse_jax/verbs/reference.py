@@ -74,9 +74,7 @@ def check_reference(arguments: argparse.Namespace) -> int:
     failed = [result.case for result in results if not result.ok]
     _print_cases(results)
     if not arguments.case and has_steps(triple):
-        progress = Progress(1, label="optimiser step ")
-        steps, finals = check_steps(triple, lambda done, total: progress.show(done, f"of {total}", force=True))
-        progress.close()
+        steps, finals = check_steps(triple)
         _print_steps(steps, finals)
         failed += [f"step {number}" for number, step in enumerate(steps) if not step.ok]
         failed += ["final values"] if not finals.ok else []
