@@ -74,6 +74,22 @@ def test_blocks_are_the_plain_path(case, groups, masked, monkeypatch):
             assert (gradient[0][~np.asarray(mask)[0]] == 0).all()
 
 
+def test_a_hidden_window_beside_a_part_that_reaches_into_it(monkeypatch):
+    """Rows whose every key is hidden must not disturb the part of the block before that looks over its end."""
+    monkeypatch.setattr(attention_blocks, "TILE_BYTES", 2**18)
+    monkeypatch.setattr(attention_blocks, "FEWEST_ROWS", 1)
+    tokens = spans((0, 10, 301), (20, 30, 301))
+    windows = Windows(tokens, tokens)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 602, 2, 8)), jnp.float32) for _ in range(3))
+    k = k.at[:, 301:].multiply(60.0)  # and large scores
+    mask = jnp.asarray(np.stack([np.arange(602) < 301, np.ones(602, bool)]))
+    both = [value_and_gradients(name, windows, q, k, v, mask) for name in ("plain", "blocks")]
+    for plain, blocks in zip(*both, strict=True):
+        assert np.isfinite(blocks).all()
+        assert np.abs(blocks - plain).max() <= 1e-4 * np.abs(plain).max()
+
+
 def test_blocks_hold_exactly_the_visible_keys():
     for queries, keys in CASES.values():
         windows = Windows(queries, keys)
@@ -162,6 +178,6 @@ def test_cudnn_is_what_a_gpu_would_be_given(monkeypatch):
     ],
 )
 def test_the_choice_by_device(platform, dtype, expected, monkeypatch):
-    monkeypatch.setattr(attention.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(attention, "platform", lambda: platform)
     assert attention.best((1, 4096, 4, 64), 4096, jnp.dtype(dtype)) == expected
     assert attention.best((64, 64, 4, 64), 64, jnp.dtype(dtype)) == "plain"

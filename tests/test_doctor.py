@@ -77,7 +77,7 @@ def test_memory_is_what_a_real_program_takes(colony):
     layout = doctor.heaviest(
         parts.model, doctor.plan_of(parts.model, doctor.regimes_of(config.regimes, parts.model.grid), 16, 32)
     )
-    found = doctor.memory(parts.model, parts.capacity, layout, 8, parts.mesh)
+    found = doctor.memory(parts.model, parts.capacity, layout, 8, parts.mesh, platform="cpu")
     batch = doctor.abstract_batch(parts.model, layout, 8, parts.mesh)
     number = doctor.jax.ShapeDtypeStruct((), doctor.jnp.int32)
     params = doctor.abstract_state(parts.model, parts.capacity).params
@@ -110,7 +110,11 @@ def _plain() -> dict[str, str]:
     [
         (lambda: shape_of("8by4"), "DATAxMODEL"),
         (lambda: shape_of("0x4"), "DATAxMODEL"),
+        (lambda: shape_of("00x4"), "DATAxMODEL"),
         (lambda: size_of("much"), "80GB"),
+        (lambda: size_of("1.2.3GB"), "80GB"),
+        (lambda: size_of("0GB"), "80GB"),
+        (lambda: doctor.examine(micro("", data__batch_size=0), 4, 2, None, None, (100, 1, 1)), "does not divide"),
         (lambda: chip_named("gpu"), "h100"),
         (lambda: doctor.examine(micro("", data__batch_size=6), 4, 2, None, None, (100, 1, 1)), "does not divide"),
         (lambda: doctor.examine(micro("/nowhere"), 1, 1, None, None, None), "/nowhere"),

@@ -120,6 +120,12 @@ def check_case(triple: Triple, case: str) -> CaseResult:
     for name in ("response_preds", "behavior_preds", "video_features"):
         if f"{case}/{name}" in triple.arrays and name not in seen:
             wrong.append(f"the reference has {name}, this model none")
+    for name, ours in seen.items():
+        theirs = array(triple, f"{case}/{name}")
+        if theirs.shape != ours.shape:
+            wrong.append(f"{name} has shape {theirs.shape} in the files, {ours.shape} here")
+        elif not np.isfinite(theirs).all():
+            wrong.append(f"{name} is not finite in the files")
     windows_equal = all(
         np.array_equal(visible_pairs(*pair, config.touching), _told_mask(triple, case, which, pair))
         for which, pair in windows_of(layout, config).items()
@@ -169,6 +175,11 @@ def make_batch(triple: Triple, session: str, inputs: Mapping[str, np.ndarray], l
         raise UserError(
             f"{triple.path}.npz: second {second.max()} is beyond max_recording_len_s {config.max_recording_seconds:g}",
             way_out="check the config",
+        )
+    if config.max_neurons is not None and ids.shape[1] > config.max_neurons:
+        raise UserError(
+            f"{triple.path}.npz: {ids.shape[1]} neurons are in play, max_population_size is {config.max_neurons}",
+            way_out="use the arrays of this config",
         )
     responses = np.take_along_axis(inputs["responses"], ids[:, None], axis=2).astype(np.float32)
     behavior = inputs["behavior"].astype(np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from omnimouse_jax.model.attention_blocks import blocks
 from omnimouse_jax.model.attention_kernels import cudnn, cudnn_takes, splash
 from omnimouse_jax.model.attention_plain import plain
+from omnimouse_jax.model.target import kernels_run, platform
 from omnimouse_jax.model.visibility import Windows
 
 #: Up to so many keys, or so many bytes of scores, all scores at once take less than what blocks would save.
@@ -33,6 +33,8 @@ def attend(
     H query heads share G key heads in order. `windows=None`: everything sees everything. `implementation` is "auto" or a name
     in `IMPLEMENTATIONS`.
     """
+    if not (q_BxQxHxD.shape[1] and k_BxKxGxD.shape[1]):
+        return jnp.zeros_like(q_BxQxHxD)
     if windows is not None and windows.everything:
         windows = None
     name = implementation
@@ -58,12 +60,8 @@ def best(q_BxQxHxD: tuple[int, ...], n_keys: int, dtype: np.dtype) -> str:
     b, n_queries, heads, d_head = q_BxQxHxD
     if n_keys <= FEW_KEYS or 4 * b * heads * n_queries * n_keys <= FEW_BYTES:
         return "plain"
-    platform = jax.default_backend()
-    if platform == "gpu" and cudnn_takes(dtype, d_head):
-        return "cudnn"
-    if platform == "tpu":
-        return "splash"
-    return "blocks"
+    kernel = {"gpu": "cudnn" if cudnn_takes(dtype, d_head) else "blocks", "tpu": "splash"}.get(platform(), "blocks")
+    return kernel if kernels_run() else "blocks"
 
 
 def _nothing_seen_gives_zero(

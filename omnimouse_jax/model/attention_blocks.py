@@ -17,11 +17,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from omnimouse_jax.model.attention_plain import hidden_keys, hidden_pairs
+from omnimouse_jax.model.target import platform
 from omnimouse_jax.model.visibility import Block, Windows
 
 #: Scores that are held at a time, over all rows and heads of a batch: what a CPU's caches hold; elsewhere launches cost more.
 TILE_BYTES = 8 * 2**20
-TILE_BYTES_ACCELERATOR = 2**30
+TILE_BYTES_ACCELERATOR = 2**28
+NOWHERE = 1e30  # the logarithm of a sum beside which every weight is exactly 0
 FEWEST_ROWS = 32  # even if they do not fit: thinner matrix products are slow
 
 
@@ -95,7 +97,8 @@ def _backward(plan: Plan, kept: tuple, d_out: Array) -> tuple[Tokens, None]:
 
         def step(sums, x, cut=cut, k=k, v=v, hidden=hidden):
             at, mask = x
-            part = Part(cut.rows(q, at), cut.rows(log_sum, at), cut.own(d_out, at), cut.own(dot, at), mask)
+            of_others = cut.own(log_sum, at, NOWHERE), cut.own(d_out, at), cut.own(dot, at)
+            part = Part(cut.rows(q, at), *of_others, mask)
             d_rows, d_k, d_v = _rows_backward(part, k, v, hidden)
             return (cut.put(sums[0], d_rows, at), sums[1] + d_k, sums[2] + d_v), None
 
@@ -185,13 +188,13 @@ class Cut(NamedTuple):
         """One part of (B, G, R, Q, ...)."""
         return jax.lax.dynamic_slice_in_dim(x, self.first + part * self.size, self.size, axis=3)
 
-    def own(self, x: Array, part: Array) -> Array:
-        """One part, zero where it reaches into the next block."""
+    def own(self, x: Array, part: Array, instead: float = 0.0) -> Array:
+        """One part, `instead` where it reaches into the next block."""
         rows = self.rows(x, part)
         if self.parts * self.size == self.n:
             return rows
         own = (part * self.size + jnp.arange(self.size) < self.n).reshape(1, 1, 1, -1, *[1] * (x.ndim - 4))
-        return jnp.where(own, rows, jnp.zeros((), x.dtype))
+        return jnp.where(own, rows, jnp.asarray(instead, x.dtype))
 
     def put(self, x: Array, rows: Array, part: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, rows, self.first + part * self.size, axis=3)
@@ -207,7 +210,7 @@ class Cut(NamedTuple):
 
 def _cut(block: Block, tokens: Tokens, loops: bool) -> Cut:
     b, g, r = tokens.q.shape[:3]
-    tile = TILE_BYTES if jax.default_backend() == "cpu" else TILE_BYTES_ACCELERATOR
+    tile = TILE_BYTES if platform() == "cpu" else TILE_BYTES_ACCELERATOR
     fit = max(FEWEST_ROWS, tile // (4 * b * g * r * max(1, block.n_keys)))
     parts = -(-block.n_queries // fit) if loops else 1
     return Cut(block.first, parts, -(-block.n_queries // parts), block.n_queries)

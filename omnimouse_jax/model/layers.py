@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from omnimouse_jax.model.target import platform
+
 
 def truncated_normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
     """A parameter drawn from N(0, std²) cut at ±2 (absolute, as PyTorch's `trunc_normal_` cuts by default).
@@ -107,7 +109,7 @@ class FeedForward(nnx.Module):
     def _parts(self, rows: int, length: int) -> int:
         """How many parts of a row's tokens: 1 unless they would fill a CPU's caches many times."""
         size = 4 * rows * length * self.up.kernel.shape[1]
-        if jax.default_backend() != "cpu" or size < 4 * HIDDEN_BYTES:
+        if platform() != "cpu" or size < 4 * HIDDEN_BYTES:
             return 1
         return next((n for n in range(size // HIDDEN_BYTES, length) if length % n == 0), 1)
 

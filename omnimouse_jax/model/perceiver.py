@@ -186,7 +186,8 @@ class Tower(nnx.Module):
             def layer(x: Array, params: Any) -> Array:
                 return nnx.merge(graph, params)(x, None, where, where, windows if local else None, tokens.mask)
 
-            return jax.checkpoint(layer) if config.remat == "layer" else layer, stacked
+            again = config.remat == "layer" or (config.remat == "cycle" and kind is self.first)
+            return jax.checkpoint(layer) if again else layer, stacked
 
         first, first_params = layers(self.first, local=True)
         local, local_params = layers(self.local, local=True)

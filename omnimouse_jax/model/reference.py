@@ -224,11 +224,22 @@ def check_constants(config: ModelConfig, state: Mapping[str, np.ndarray]) -> Non
         if name not in state:
             continue
         theirs = np.asarray(state[name])
-        if theirs.shape != ours.shape or np.abs(theirs - ours).max(initial=0.0) > 1e-4 * np.abs(ours).max(initial=1.0):
+        off = np.inf if theirs.shape != ours.shape else np.abs(theirs - ours).max(initial=0.0)
+        # A checkpoint in half precision has its constants in half precision too.
+        half = theirs.dtype.kind == "f" and np.array_equal(theirs, _bfloat16(theirs))
+        if not off <= (1e-2 if half else 1e-4) * np.abs(ours).max(initial=1.0):
+            how = f"{list(theirs.shape)}, not {list(ours.shape)}" if np.isinf(off) else f"off by up to {off:.3g}"
             raise UserError(
-                f"reference weights: {name} {list(theirs.shape)} is not what this config gives {list(ours.shape)}",
+                f"reference weights: {name} is not what this config gives ({how})",
                 way_out="use the config that the model was trained with: its rates, window lengths and numbers of latents",
             )
+
+
+def _bfloat16(x: np.ndarray) -> np.ndarray:
+    """Rounded to the eight significant bits of bfloat16, or left alone where it has float16's eleven."""
+    if np.array_equal(x, x.astype(np.float16).astype(x.dtype)):
+        return x
+    return x.astype(jax.numpy.bfloat16).astype(x.dtype)
 
 
 def parameter_shapes(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, np.ndarray]:

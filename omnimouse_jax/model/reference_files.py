@@ -130,9 +130,10 @@ def _merged(path: Path, files: list[Path], ranks: int | None) -> Source:
             elif not _same_bits(state[name], value):
                 _refuse_disagreement(name, owner[name], state[name], file, value)
         world = max((extras[key] for key in WORLD if isinstance(extras.get(key), int)), default=0)
-        expected = max(ranks or 0, world)
-        if expected > len(files):
-            source = "--ranks" if (ranks or 0) >= world else "the file itself"
+        expected = ranks if ranks is not None else max(world, len(files))
+        if expected != len(files) or world > len(files):
+            source = "--ranks" if ranks is not None and ranks != len(files) else "the file itself"
+            expected = ranks if source == "--ranks" else world
             raise UserError(
                 f"{path}: {len(files)} rank file(s), and there must be {expected} by {source}",
                 way_out="fetch all rank files and name their folder",
@@ -157,8 +158,10 @@ def _refuse_disagreement(name: str, first: Path, a: np.ndarray, second: Path, b:
     if a.shape != b.shape or a.dtype != b.dtype:
         how = f"{a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}"
     else:
-        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-        how = f"they differ in {np.count_nonzero(a != b)} of {a.size} values, by up to {np.nanmax(difference):.3g}"
+        bits = np.frombuffer(a.tobytes(), np.uint8) != np.frombuffer(b.tobytes(), np.uint8)
+        n = np.count_nonzero(bits.reshape(a.size, -1).any(axis=1))
+        difference = np.abs(np.nan_to_num(a.astype(np.float64)) - np.nan_to_num(b.astype(np.float64)))
+        how = f"they differ in {n} of {a.size} values, by up to {difference.max(initial=0.0):.3g}"
     raise UserError(
         f"{name} is not the same in {first} and {second} ({how})",
         way_out="use the rank files of one step of one run",

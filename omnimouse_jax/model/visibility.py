@@ -44,6 +44,7 @@ class Windows:
     def __init__(self, queries: Int[np.ndarray, "Q 2"], keys: Int[np.ndarray, "K 2"], touching: str = "out"):
         query_groups, self.query_group = np.unique(queries, axis=0, return_inverse=True)
         key_groups, key_group = np.unique(keys, axis=0, return_inverse=True)
+        self.query_group, key_group = self.query_group.reshape(-1), key_group.reshape(-1)  # numpy 2.0 keeps an axis
         self.pairs = visible_pairs(query_groups, key_groups, touching)[:, key_group]  # (query groups, K)
 
     @property

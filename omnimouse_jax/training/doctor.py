@@ -2,8 +2,9 @@
 
 The heaviest program of the config is compiled for fake CPU devices in the shape of the mesh. The compiler's plan for one of them
 tells its memory; a second compilation without loops, which compilers count once however often they turn, tells operations and
-bytes. A CPU's compiler holds bfloat16 values as float32 here and there, so its plan is an upper bound for an accelerator; what
-has to be kept for the backward pass at its true width is the lower one.
+bytes. Programs are traced as for an accelerator, with attention in blocks where it would call a kernel. A CPU's compiler holds
+bfloat16 values as float32 here and there, so its plan is rather too high for an accelerator; what has to be kept for the backward
+pass at its true width, evenly spread over the devices, is rather too low. Workspaces of kernels and collectives are in neither.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from omnimouse_jax.model.config import ModelConfig
 from omnimouse_jax.model.counts import describe as parameter_counts
 from omnimouse_jax.model.flops import total_flops
 from omnimouse_jax.model.programs import plan_of
+from omnimouse_jax.model.target import assume
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.classes import Plan, shown
@@ -102,9 +104,10 @@ def examine(
         capacity, slots = Capacity.of(vocabulary), slots_for(max(entry.n_neurons for entry in vocabulary.sessions))
         slots = min(slots, shape.max_neurons or slots)
     else:
-        capacity, slots = Capacity(*map(padded, counts, MULTIPLES)), shape.max_neurons or counts[0]
+        capacity = Capacity(*map(padded, counts, MULTIPLES))
+        slots = shape.max_neurons or slots_for(-(-max(1, counts[0]) // counts[1]))
         if not counts[0]:
-            notes.append("tables are left out: pass --store, or --neurons and --sessions")
+            notes.append("tables hold next to nothing: pass --store, or --neurons and --sessions")
     plan = plan_of(shape, regimes_of(config.regimes, shape.grid), slots, config.train.programs)
     layout = heaviest(shape, plan)
     found, counted = memory(shape, capacity, layout, batch_size, mesh), work(shape, capacity, layout, batch_size, mesh)
@@ -133,7 +136,7 @@ def examine(
         "knobs": [],
     }
     if dtype == "bfloat16":
-        notes.append("a CPU's compiler holds bfloat16 values as float32 in places: its plan is an upper bound")
+        notes.append("a CPU's compiler holds bfloat16 values as float32 in places: its plan is rather too high")
     if chip is not None:
         seconds = {k: v * counted["mean_share"] for k, v in step_seconds(counted, chip, dtype).items()}
         rate = 1 / seconds["likely"]
@@ -170,19 +173,22 @@ def heaviest(config: ModelConfig, plan: Plan) -> Layout:
     return max(plan.programs, key=lambda layout: total_flops(config, layout))
 
 
-def memory(config: ModelConfig, capacity: Capacity, layout: Layout, batch_size: int, mesh: Mesh) -> Memory:
+def memory(
+    config: ModelConfig, capacity: Capacity, layout: Layout, batch_size: int, mesh: Mesh, platform: str = "gpu"
+) -> Memory:
     """What a step of this program takes on each device of the mesh."""
     state, where = abstract_state(config, capacity), state_shardings(config, capacity, mesh)
     core, tables = (_bytes_per_device(state.params[part], where.params[part]) for part in ("core", "tables"))
     batch = abstract_batch(config, layout, batch_size, mesh)
     of_batch = _bytes_per_device(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch))
-    gradient = _compiled(config, capacity, layout, batch, mesh).memory_analysis()
+    gradient = _compiled(config, capacity, layout, batch, mesh, platform).memory_analysis()
     grads = _placed(state.params, where.params)
     rows = (batch.session_rows, batch.row_mask)
     owner = jax.ShapeDtypeStruct((capacity.neurons,), jnp.int32, sharding=replicated(mesh))
     update = update_program(config, capacity, optim.AdamW(), mesh).jitted
     updating = update.lower(_placed(state, where), grads, *rows, owner).compile(QUICK).memory_analysis()
-    kept = _kept(config, capacity, layout, batch) / mesh.size  # at best, nothing is kept twice
+    with assume(platform):
+        kept = _kept(config, capacity, layout, batch) / mesh.size  # at best, nothing is kept twice
     return Memory(
         parameters=core,
         tables=tables,
@@ -198,7 +204,7 @@ def work(config: ModelConfig, capacity: Capacity, layout: Layout, batch_size: in
     """Operations, and bytes read and written, of one device in a gradient of this program, as the compiler counts them."""
     counted = dataclasses.replace(config, scan_layers=False, attention="blocks_unlooped")
     batch = abstract_batch(config, layout, batch_size, mesh)
-    told = _compiled(counted, capacity, layout, batch, mesh).cost_analysis() or {}
+    told = _compiled(counted, capacity, layout, batch, mesh, "gpu").cost_analysis() or {}
     return {"flops": float(told.get("flops", np.nan)), "bytes": float(told.get("bytes accessed", np.nan))}
 
 
@@ -258,12 +264,13 @@ def abstract_batch(config: ModelConfig, layout: Layout, rows: int, mesh: Mesh) -
     return Batch(**fields)
 
 
-def _compiled(config: ModelConfig, capacity: Capacity, layout: Layout, batch: Batch, mesh: Mesh) -> Any:
+def _compiled(config: ModelConfig, capacity: Capacity, layout: Layout, batch: Batch, mesh: Mesh, platform: str) -> Any:
     where = state_shardings(config, capacity, mesh)
     params = _placed(abstract_state(config, capacity).params, where.params)
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    program = gradient_program(config, capacity, layout, mesh).jitted
-    return program.lower(params, batch, number, number).compile(QUICK)
+    program = gradient_program.__wrapped__(config, capacity, layout, mesh).jitted  # traced anew, for that platform
+    with assume(platform):
+        return program.lower(params, batch, number, number).compile(QUICK)
 
 
 def _kept(config: ModelConfig, capacity: Capacity, layout: Layout, batch: Batch) -> float:

@@ -77,10 +77,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def local_rows(mesh: Mesh, batch_size: int) -> slice:
     """Rows of the global batch that this process has to load."""
     data = mesh.shape["data"]
-    if batch_size % data:
+    if batch_size < 1 or batch_size % data:
         raise UserError(
             f"config: batch_size {batch_size} does not divide over {data} devices of the data axis",
-            way_out=f"use a multiple of {data}",
+            way_out=f"use a positive multiple of {data}",
         )
     mine = [i for i in range(data) if any(d.process_index == jax.process_index() for d in mesh.devices[i])]
     each = batch_size // data

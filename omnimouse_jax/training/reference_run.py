@@ -227,7 +227,7 @@ def _report(
 
 def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
     """All or nothing: written beside, then renamed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(out)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         write(temporary)
@@ -238,8 +238,17 @@ def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def _make_parent(out: Path) -> None:
+    """UserError where nothing can be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})", way_out="name another place") from None
+
+
 def _write_state(out: Path, state: State, sessions: Mapping[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(out)
     temporary = out.with_name(f".{out.stem}.writing{out.suffix}")
     try:
         if out.suffix == ".npz":
@@ -252,6 +261,7 @@ def _write_state(out: Path, state: State, sessions: Mapping[str, Any]) -> None:
             torch = torch_module(out)
             tensors = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
             torch.save({"epoch": 0, "step": 0, "state_dict": tensors, "session_map": dict(sessions)}, temporary)
+        temporary.chmod(0o644)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)

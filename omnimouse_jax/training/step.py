@@ -122,7 +122,7 @@ def _shapes(args: Any) -> tuple[Any, ...]:
 
 def compile_ahead(jobs: Iterable[tuple[Program, tuple[Any, ...]]]) -> int:
     """Compiles programs for arguments like these, as many at a time as there are cores; returns how many were missing."""
-    missing = list({id(program): (program, args) for program, args in jobs if not program.has(*args)}.values())
+    missing = list({(id(p), _shapes(args)): (p, args) for p, args in jobs if not p.has(*args)}.values())
     progress = track.Progress(len(missing), label="compile ")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         running = {pool.submit(program.executable, *args) for program, args in missing}

@@ -21,6 +21,7 @@ def write_json(path: Path, value: Any) -> None:
         with os.fdopen(handle, "w") as file:
             json.dump(value, file, indent=1, default=_plain)
             file.write("\n")
+        os.chmod(temporary, 0o644)  # it was made for its owner only
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

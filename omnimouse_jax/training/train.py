@@ -138,7 +138,8 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
             if pending is not None:
                 told = _log(metrics, *pending, clock, first, config.data.batch_size)
                 pending = None
-            if (step + 1) % config.train.log_every == 0 or step + 1 == config.train.steps:
+            saving = step + 1 == config.train.steps or (step + 1) % config.train.checkpoint_every == 0
+            if saving or (step + 1) % config.train.log_every == 0:
                 pending = (step + 1, regime.name, {**losses, **norms})
             progress.show(step + 1, told)
 
@@ -151,8 +152,8 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
                 saved.close()
                 progress.close()
                 raise Interrupted(workdir, step + 1, config.train.steps, stop.signum or 0)
-            if last or (step + 1) % config.train.checkpoint_every == 0:
-                if pending is not None:  # a loss that is not finite must stop the run before it is saved
+            if saving:
+                if pending is not None:  # a loss or gradient that is not finite must stop the run before it is saved
                     told, pending = _log(metrics, *pending, clock, first, config.data.batch_size), None
                 scored = _validate(parts, state, validation, metrics, clock)
                 saved.save(state, meta, scored.get("validation_loss"))
@@ -306,9 +307,9 @@ def _log(
 ) -> str:
     """Writes one line of metrics; returns what the progress line says. A loss that is not finite stops the run."""
     numbers = {name: float(value) for name, value in jax.device_get(values).items()}
-    if not np.isfinite(numbers["loss"]):
+    if broken := [name for name, number in numbers.items() if not np.isfinite(number)]:
         raise UserError(
-            f"step {step}, regime {regime}: loss is {numbers['loss']}",
+            f"step {step}, regime {regime}: {broken[0]} is {numbers[broken[0]]}",
             way_out="lower --config.optimizer.shared.learning_rate, or look for NaN and huge values in the recordings",
         )
     seconds = time.monotonic() - clock.start - clock.validating

@@ -34,8 +34,9 @@ Compiles the heaviest program of the config for fake devices in the shape of the
 prints memory, operations and bytes of one device, how many programs there are to compile, how long a step may take, what the
 loader has to deliver, and whether it fits; if not, what each knob would bring.
 
-  omnimouse-jax doctor --config configs/released_80m.py --mesh 8x4 --chip h100 --neurons 2300000 --sessions 323
+  omnimouse-jax doctor --config configs/released.py --mesh 8x4 --chip h100 --neurons 2300000 --sessions 323
 """
+SHORT_S = 2e-3  # a step shorter than this waits for its host
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -51,7 +52,11 @@ def doctor(arguments: argparse.Namespace) -> int:
     if device_memory is None and chip is not None:
         device_memory = chip.memory
     counts = None
-    if not arguments.store and not config.data.store:
+    if arguments.neurons < 0 or arguments.sessions < 1:
+        raise UserError("doctor: --neurons and --sessions must be positive", way_out="leave them out, or count them")
+    if config.data.store and arguments.neurons:
+        raise UserError("doctor: --neurons and --store both say how many there are", way_out="pass one of them")
+    if not config.data.store:
         counts = (arguments.neurons, arguments.sessions, arguments.sessions)
     start = time.monotonic()
     told = doctor.examine(config, data, model, device_memory, chip, counts)
@@ -63,15 +68,15 @@ def doctor(arguments: argparse.Namespace) -> int:
 def shape_of(text: str) -> tuple[int, int]:
     """8x4 -> (8, 4)."""
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
-    if not found or "0" in (found[1], found[2]):
+    if not found or min(int(found[1]), int(found[2] or 1)) < 1:
         raise UserError(f"doctor: --mesh {text!r}", way_out="write DATAxMODEL, e.g. 8x4 for 32 devices")
     return int(found[1]), int(found[2] or 1)
 
 
 def size_of(text: str) -> float:
     """80GB -> 80e9, 80GiB -> 80 * 2**30."""
-    found = re.fullmatch(r"([\d.]+) *([kmgt]i?)?b?", text.strip().lower())
-    if not found:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]i?)?b?", text.strip().lower())
+    if not found or float(found[1]) <= 0:
         raise UserError(f"doctor: --device-memory {text!r} is not an amount of memory", way_out="write e.g. 80GB")
     return float(found[1]) * UNITS[(found[2] or "").upper()]
 
@@ -106,14 +111,20 @@ def render(told: dict[str, Any]) -> str:
     ]
     if "seconds_per_step" in told:
         likely, peak, memory_bound = (
-            f"{1e3 * told['seconds_per_step'][name]:,.1f}" for name in ("likely", "peak", "all_through_memory")
+            told["seconds_per_step"][name] for name in ("likely", "peak", "all_through_memory")
         )
+        share = f"{100 * told['assumed_efficiency']:.0f} % of its peak"
         lines += [
-            f"time      {likely} ms a mean step on {told['chip']} at {100 * told['assumed_efficiency']:.0f} % of its peak",
-            f"          ({peak} at its peak, {memory_bound} if every intermediate went through memory)",
+            f"time      {milliseconds(likely)} a mean step on {told['chip']} at {share}",
+            f"          ({milliseconds(peak)} at its peak, {milliseconds(memory_bound)} if every intermediate went through memory)",
             "          traffic between devices is not in it",
-            f"loader    {loader['windows_per_s']:,.0f} windows/s, {amount(loader['bytes_per_s'])}/s of batches over all hosts",
         ]
+        if likely < SHORT_S:
+            lines.append("          a step so short is decided by launches and by the host, not by the chip")
+        else:
+            lines.append(
+                f"loader    {loader['windows_per_s']:,.0f} windows/s, {amount(loader['bytes_per_s'])}/s of batches over all hosts"
+            )
     else:
         lines.append(f"loader    {amount(loader['batch_bytes'])} a batch; --chip tells how many a second")
     lines += [f"note      {note}" for note in told["notes"]]
@@ -125,6 +136,10 @@ def render(told: dict[str, Any]) -> str:
         for knob in sorted(told["knobs"], key=lambda knob: knob["most"])
     ]
     return "\n".join(lines)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def amount(n_bytes: float) -> str:
