@@ -19,8 +19,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import demo
 from omnimouse_jax.evaluate.evaluator import evaluate_run
-from omnimouse_jax.training.defaults import base
 from omnimouse_jax.training.train import train
 
 ORDERS = ("spatial", "reference")
@@ -95,34 +95,23 @@ def programs(asked: argparse.Namespace) -> str:
 
 
 def small(asked: argparse.Namespace, seed: int) -> ConfigDict:
-    """A tower of two layers, 48 wide, over a screen of 8 x 16 patches in eight windows."""
-    config = base("tiny")
+    """The demo's model, 48 wide, over a screen of 8 x 16 patches in eight windows."""
+    config = demo.get_config()
+    del config.study
     config.seed = seed
     config.data.store = asked.store
-    config.model.max_neurons = 64
     config.model.d_model = 48
-    config.model.n_heads = 2
-    config.model.latents_per_window = 16
-    config.model.global_latents = 8
-    config.model.softplus_beta = 1.0
-    config.model.drop_path = 0.0
     config.model.hiera_dim = 16
     config.model.hiera_stages = (1, 1)
+    config.model.hiera_q_pool = 1
     config.model.hiera_stride = (2, 2)
     config.model.hiera_kernel = (4, 4)
     config.model.hiera_padding = (1, 1)
     config.model.hiera_mask_unit = (1, 4, 4)
-    config.model.grid.video_stride = 4
-    config.optimizer.shared.learning_rate = 3e-3
-    config.optimizer.session.learning_rate = 1e-2
-    config.optimizer.warmup_steps = 30
     config.optimizer.anneal_steps = asked.steps // 3
     config.train.steps = asked.steps
-    config.train.log_every = 20
     config.train.checkpoint_every = asked.steps
     config.train.validation_windows = 96
-    config.evaluation.checkpoint = "latest"
-    config.evaluation.batch_size = 16
     return config
 
 

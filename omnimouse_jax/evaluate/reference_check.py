@@ -26,6 +26,7 @@ from omnimouse_jax.model.reference import check_constants, load_state, save_stat
 from omnimouse_jax.model.reference_config import config_from_reference
 from omnimouse_jax.model.reference_files import State, read_json, read_npz
 from omnimouse_jax.tokens.batch import Batch
+from omnimouse_jax.tokens.classes import shown
 from omnimouse_jax.tokens.layout import Layout, visible_pairs
 from omnimouse_jax.tokens.regimes import Regime, resolve
 from omnimouse_jax.tokens.vocabulary import Vocabulary
@@ -183,7 +184,6 @@ def make_batch(triple: Triple, session: str, inputs: Mapping[str, np.ndarray], l
         )
     responses = np.take_along_axis(inputs["responses"], ids[:, None], axis=2).astype(np.float32)
     behavior = inputs["behavior"].astype(np.float32)
-    n_context = len(layout.response_tokens()) + len(_behavior(layout, config, "input"))
     return Batch(
         responses=responses,
         response_mask=np.ones(responses.shape, bool),
@@ -197,7 +197,7 @@ def make_batch(triple: Triple, session: str, inputs: Mapping[str, np.ndarray], l
         behavior_mask=np.ones(behavior.shape, bool),
         experiment_second=second,
         row_mask=np.ones(b, bool),
-        context_shown=np.ones((b, n_context), bool),
+        context_shown=np.tile(shown(layout, layout, config.n_channels), (b, 1)),
     )
 
 

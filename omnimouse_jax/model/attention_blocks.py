@@ -53,7 +53,7 @@ def blocks(
     b, n_queries, heads, d = q_BxQxHxD.shape
     n_keys, groups = k_BxKxGxD.shape[1:3]
     q = q_BxQxHxD.swapaxes(1, 2).reshape(b, groups, heads // groups, n_queries, d) * d**-0.5
-    plan = (Block(0, n_queries, ((0, n_keys),), (n_queries,), None),) if windows is None else windows.blocks
+    plan = (Block.whole(n_queries, n_keys),) if windows is None else windows.blocks
     hidden_BxK = None if key_mask_BxK is None else hidden_keys(key_mask_BxK)
     out = _attend((plan, loops), Tokens(q, k_BxKxGxD.swapaxes(1, 2), v_BxKxGxD.swapaxes(1, 2)), hidden_BxK)
     return out.reshape(b, heads, n_queries, d).swapaxes(1, 2)
@@ -203,7 +203,7 @@ class Cut(NamedTuple):
         """(parts, size, K): what to add to the scores of a block whose queries do not all see the same."""
         if block.pairs is None:
             return None
-        group = np.repeat(np.arange(len(block.runs)), block.runs)
+        group = block.run_of_query
         group = np.append(group, np.repeat(group[-1], self.parts * self.size - self.n))
         return hidden_pairs(block.pairs, group).reshape(self.parts, self.size, -1)
 
@@ -224,11 +224,11 @@ def _long_enough(x: Array, cuts: list[Cut]) -> Array:
 
 def _seen(block: Block, tokens: Tokens, hidden: Array | None) -> tuple[Array, Array, Array | None]:
     """Keys, values and what hides keys, of the block's stretches only."""
-    k, v = (_stretches(x, block, 2) for x in (tokens.k, tokens.v))
-    return k, v, None if hidden is None else _stretches(hidden, block, 1)
+    k, v = (stretches(x, block, 2) for x in (tokens.k, tokens.v))
+    return k, v, None if hidden is None else stretches(hidden, block, 1)
 
 
-def _stretches(x: Array, block: Block, axis: int) -> Array:
+def stretches(x: Array, block: Block, axis: int) -> Array:
     """The block's keys out of all of them."""
     parts = [jax.lax.slice_in_dim(x, first, last, axis=axis) for first, last in block.keys]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
+from omnimouse_jax.model.attention_blocks import stretches
 from omnimouse_jax.model.visibility import Block, Windows
 
 #: cuDNN takes heads of multiples of 8 up to 128 (256 on Hopper), and even lengths where there is a mask.
@@ -37,16 +38,15 @@ def cudnn(
 ) -> Float[Array, "B Q H D"]:
     """cuDNN's fused attention, block by block. A block's mask is a bias of (B, 1, Q, K) of that block, never of all."""
     n_queries, n_keys = q_BxQxHxD.shape[1], k_BxKxGxD.shape[1]
-    plan = (Block(0, n_queries, ((0, n_keys),), (n_queries,), None),) if windows is None else windows.blocks
+    plan = (Block.whole(n_queries, n_keys),) if windows is None else windows.blocks
     outs = []
     for block in plan:
         q = q_BxQxHxD[:, block.first : block.last]
         if not block.keys:
             outs.append(jnp.zeros_like(q))
             continue
-        parts = [slice(first, last) for first, last in block.keys]
-        k, v = (jnp.concatenate([x[:, part] for part in parts], axis=1) for x in (k_BxKxGxD, v_BxKxGxD))
-        there = None if key_mask_BxK is None else jnp.concatenate([key_mask_BxK[:, part] for part in parts], axis=1)
+        k, v = (stretches(x, block, 1) for x in (k_BxKxGxD, v_BxKxGxD))
+        there = None if key_mask_BxK is None else stretches(key_mask_BxK, block, 1)
         mask = _block_mask(block, there)
         if mask is None:
             outs.append(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"))
@@ -62,7 +62,7 @@ def _block_mask(block: Block, there_BxK: Array | None) -> Array | None:
     """(B or 1, 1, Q, K): which pairs of a block count; None: all."""
     mask = None
     if block.pairs is not None:
-        run = jax.lax.optimization_barrier(jnp.asarray(np.repeat(np.arange(len(block.runs)), block.runs)))
+        run = jax.lax.optimization_barrier(jnp.asarray(block.run_of_query))
         mask = jnp.asarray(block.pairs)[run][None, None]
     if there_BxK is not None:
         keys = jnp.broadcast_to(there_BxK[:, None, None], (there_BxK.shape[0], 1, block.n_queries, block.n_keys))

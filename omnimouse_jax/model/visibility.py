@@ -33,6 +33,16 @@ class Block:
     def n_queries(self) -> int:
         return self.last - self.first
 
+    @classmethod
+    def whole(cls, n_queries: int, n_keys: int) -> Block:
+        """Every query sees every key."""
+        return cls(0, n_queries, ((0, n_keys),), (n_queries,), None)
+
+    @property
+    def run_of_query(self) -> Int[np.ndarray, " Q"]:
+        """The row of `pairs` of each query."""
+        return np.repeat(np.arange(len(self.runs)), self.runs)
+
     @property
     def n_keys(self) -> int:
         return sum(last - first for first, last in self.keys)
