@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from omnimouse_jax.configuration import override
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.evaluator import evaluate_run, preflight
+from omnimouse_jax.progress import duration
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.scaling.plan import Cell, cells
 from omnimouse_jax.training.checkpoint import comparable
-from omnimouse_jax.training.track import duration, write_json
+from omnimouse_jax.training.track import write_json
 from omnimouse_jax.training.train import MAY_CHANGE, Interrupted, train
 
 

@@ -148,16 +148,20 @@ def test_park_recordings_hold_what_the_files_say():
 def test_model_and_ridge_are_scored_on_the_same_samples_and_neurons():
     from benchmarks import park_gratings, real_mice
     from omnimouse_jax.recordings.sampling import read_responses
-    from omnimouse_jax.recordings.splits import tier_spans, window_starts
+    from omnimouse_jax.recordings.store import Store
     from omnimouse_jax.tokens import regimes
     from omnimouse_jax.tokens.collate import neuron_slots
+    from omnimouse_jax.tokens.windows import WindowIndex
     from omnimouse_jax.training.defaults import model_config
 
     mouse = park_gratings.sessions(shared("recordings/park_gratings"))[5]
     rec = park_gratings.recording(mouse)
     config = real_mice.model_config(real_mice.Path("store"), steps=10, seed=0)
     grid = model_config(config.model).grid
-    starts = window_starts(tier_spans(rec, ["test"]), grid.seconds, config.evaluation.stride_s)
+    store = Store.create("memory://one-mouse")
+    store.add(rec)
+    windows = WindowIndex.of(store, store.keys, ["test"], grid, config.evaluation.stride_s)
+    starts = [windows[k].start for k in range(len(windows))]
     seen = np.stack([read_responses(rec, s + np.arange(grid.n_samples) / grid.response_rate) for s in starts])
     scored = mouse.responses[mouse.tier == "test"][:, : real_mice.WINDOW]
     np.testing.assert_array_equal(seen, scored.astype(np.float32))

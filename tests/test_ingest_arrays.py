@@ -187,8 +187,9 @@ def test_ingest_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert first.added == ("one",)
     second = ingest("arrays", tmp_path / "in", tmp_path / "store", say=lines.append)
     assert (second.added, second.skipped) == (("two",), ("one",))
-    assert re.search(r"session one: already in the store from the same files, skipped", lines[1])
-    assert re.search(r"session 1 of 1 two: 5 neurons, 0.01 h, .* MB at .* MB/s, 0 s left", lines[2])
+    assert re.search(r"session one: already in the store from the same files, skipped", lines[2])
+    assert re.search(r"session 1 of 1 two: 5 neurons, 0.01 h, .* MB", lines[3])
+    assert re.search(r"1 session, .* MB in .* s", lines[4])
     path = tmp_path / "in" / "one" / "responses.npy"
     path.write_bytes(path.read_bytes())  # touched, not changed
     assert ingest("arrays", tmp_path / "in", tmp_path / "store", say=lines.append).added == ()

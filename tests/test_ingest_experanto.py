@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -11,15 +12,25 @@ import numpy as np
 import pytest
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings import experanto_windows
 from omnimouse_jax.recordings.ingest import experanto, ingest
 from omnimouse_jax.recordings.sampling import on_screen, read_behavior, read_responses, read_screen
 from omnimouse_jax.recordings.session import Recording
-from omnimouse_jax.recordings.splits import nan_free_spans
 from omnimouse_jax.recordings.store import Store
+from omnimouse_jax.tokens.grid import Grid
+from omnimouse_jax.tokens.windows import WindowIndex
 from tests.shared import shared
 
 SESSIONS = ("a", "b")
 FOLDERS = {"a": "dynamic90001-1-1-Video-fixturea_30hz", "b": "dynamic90002-2-3-Video-fixtureb_30hz"}
+#: regime -> tiers, every so many-th allowed start, whether blanks count
+REGIMES = {
+    "train": (["train"], 1, True),
+    "val": (["validation", "oracle"], 60, True),
+    "val_noblank": (["validation"], 60, False),
+    "final_test": (["final_test"], 30, True),
+    "final_test_1": (["final_test_1"], 30, True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +51,7 @@ def recordings(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
     done = ingest("experanto", tree, place, nan_responses="mask", say=lambda line: None)
     assert done.added == ("90001-1-1", "90002-2-3")
     store = Store.open(place)
-    out = {}
+    out: dict = {"store": store}
     for name, source in zip(SESSIONS, experanto.read(tree, nan_responses="mask"), strict=True):
         out[name, "folder"] = source
         out[name, "store"] = store.recording(source.key)
@@ -73,8 +84,27 @@ class TestAgainstExperanto:
         for device, signal in {"responses": rec.responses, **rec.behavior}.items():
             assert np.array_equal(signal.spans()[0], expected[f"{name}/valid_range/{device}"])
         for device in experanto.CHANNELS:
-            spans = nan_free_spans(rec.behavior[device], vicinity=0.05)
+            spans = experanto_windows.nan_free_spans(rec.behavior[device], vicinity=0.05)
             assert np.array_equal(spans, expected[f"{name}/filter_intervals/{device}"])
+
+    @pytest.mark.parametrize("regime", REGIMES)
+    def test_chunk_starts(self, name: str, origin: str, regime: str, recordings: dict, expected: dict) -> None:
+        """Every start of every regime, before and after the stride, in float64."""
+        rec, (tiers, stride, include_blanks) = recordings[name, origin], REGIMES[regime]
+        allowed = experanto_windows.window_starts(rec, tiers, include_blanks, 60, 30.0)
+        times = allowed.times()
+        assert allowed.origin == expected[f"{name}/range"][0]
+        assert len(times) == expected[f"{name}/{regime}/n_full"]
+        assert np.array_equal(times[::stride], expected[f"{name}/{regime}/starts"])
+        assert np.array_equal(experanto_windows.filter_spans(rec), expected[f"{name}/filter_intervals"])
+
+    def test_the_split_drawn_anew(self, name: str, origin: str, recordings: dict, expected: dict) -> None:
+        rec = recordings[name, origin]
+        trials = experanto_windows.redraw_validation(rec.trials, 0.25, 7)
+        assert np.array_equal(np.where(trials.tier == "", "blank", trials.tier), expected[f"{name}/resplit/tier"])
+        again = dataclasses.replace(rec, trials=trials)
+        times = experanto_windows.window_starts(again, ["train"], True, 60, 30.0).times()
+        assert np.array_equal(times, expected[f"{name}/resplit/starts"])
 
     def test_values_at_random_times(self, name: str, origin: str, recordings: dict, expected: dict) -> None:
         rec, times = recordings[name, origin], expected[f"{name}/probe/times"]
@@ -87,7 +117,7 @@ class TestAgainstExperanto:
         outside = np.setdiff1d(np.arange(len(times)), expected[f"{name}/probe/responses/valid"])
         assert np.isnan(read_responses(rec, times[outside])).any(axis=1).all()
 
-    @pytest.mark.parametrize("regime", ["train", "val", "val_noblank", "final_test", "final_test_1"])
+    @pytest.mark.parametrize("regime", REGIMES)
     def test_items(self, name: str, origin: str, regime: str, recordings: dict, expected: dict) -> None:
         """Normalised windows of 2 s, difference 0 in float32, NaN and phase shifts included."""
         rec, where = recordings[name, origin], f"{name}/{regime}"
@@ -105,6 +135,29 @@ class TestAgainstExperanto:
             same["screen"] = ((read_screen(rec, fast).astype(np.float32) - 113) / 59)[None]
             for device, got in same.items():
                 assert np.array_equal(got, expected[f"{where}/{device}"][k], equal_nan=True), device
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_window_index_has_experantos_starts_as_an_option(regime: str, recordings: dict, expected: dict) -> None:
+    """Both sessions together, numbered session by session; and by default no window lies wholly in a long blank."""
+    tiers, stride, include_blanks = REGIMES[regime]
+    store = recordings["store"]
+    args = (store, store.keys, tiers, Grid(), stride / 30)
+    index = WindowIndex.of(*args, blanks="all" if include_blanks else "none", rule="experanto")
+    wanted = [float(start) for name in SESSIONS for start in expected[f"{name}/{regime}/starts"]]
+    assert [index[k].start for k in range(len(index))] == wanted
+    if regime == "final_test_1":  # session b has no such trial, but four windows in a 5 s blank
+        ours = WindowIndex.of(*args)
+        assert ours.skipped == ("90002-2-3",)
+        assert "90002-2-3" in index.sessions
+
+
+def test_experantos_windows_refuse_what_they_cannot_do(recordings: dict) -> None:
+    store = recordings["store"]
+    with pytest.raises(UserError, match="blanks 'follow'"):
+        WindowIndex.of(store, store.keys, ["train"], Grid(), 1.0, rule="experanto")
+    with pytest.raises(UserError, match=r"multiple of 1/30 s"):
+        WindowIndex.of(store, store.keys, ["train"], Grid(), 0.05, blanks="all", rule="experanto")
 
 
 def _read(rec: Recording, device: str, times: np.ndarray) -> np.ndarray:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings.experanto_windows import nan_free_spans
 from omnimouse_jax.recordings.session import Recording, Signal, Trials
 from omnimouse_jax.recordings.splits import (
+    Blanks,
     hold_out_last,
+    hold_out_stimuli,
     inside,
     intersect,
     merge,
-    nan_free_spans,
     overlap_seconds,
-    require_windows,
     tier_spans,
-    window_starts,
 )
 
 
@@ -84,21 +85,10 @@ def test_invalid_trials_are_left_out() -> None:
     assert tier_spans(recording(some), ["train"]).tolist() == [[0, 5]]
 
 
-def test_missing_tier_is_empty_and_told() -> None:
+def test_missing_tier_is_empty() -> None:
     rec = recording(MIXED)
     spans = tier_spans(rec, ["final_test"])
     assert spans.shape == (0, 2)
-    with pytest.raises(UserError, match=r"session s: no recorded trial of tier final_test .*test \(1\)"):
-        require_windows(rec, ["final_test"], spans)
-
-
-def test_window_starts_fill_each_span() -> None:
-    spans = np.array([[0.0, 5.0], [10.0, 11.9], [20.0, 22.0]])
-    assert window_starts(spans, 2.0, 1.0).tolist() == [0, 1, 2, 3, 20]
-    assert window_starts(spans, 2.0, 2.0).tolist() == [0, 2, 20]
-    lo = 1.65e9 + 0.1
-    assert len(window_starts(np.array([[lo, lo + 60.0]]), 2.0, 1.0)) == 59
-    assert len(window_starts(np.zeros((0, 2)), 2.0, 1.0)) == 0
 
 
 def test_hold_out_last_takes_the_end() -> None:
@@ -122,6 +112,64 @@ def test_interval_arithmetic_equals_counting() -> None:
         edges = np.sort(np.round(rng.uniform(0, 50, 7), 2))
         counted = [inside(grid[(grid > lo) & (grid < hi)], a).sum() * 0.01 for lo, hi in itertools.pairwise(edges)]
         assert np.allclose(overlap_seconds(edges[:-1], edges[1:], a), counted)
+
+
+def one_by_one(some: Trials, tiers: list[str], blanks: str, max_blank_s: float) -> np.ndarray:
+    """The rule of `tier_spans`, trial by trial."""
+    spans, left, follows, until = [], 0.0, False, -np.inf
+    for start, end, tier, modality in zip(some.start, some.end, some.tier, some.modality, strict=True):
+        asked = tier in tiers and modality != "invalid"
+        if modality == "blank" and tier in ("", "blank") and not (asked and tier):
+            if blanks == "all":
+                spans.append((start, end))
+            elif blanks == "follow" and follows and start <= until + 1e-3 and left > 0:
+                take = min(end - start, left)
+                spans.append((start, start + take))
+                left, until = left - take, end
+        elif asked:
+            spans.append((start, end))
+            left, follows, until = max_blank_s, True, end
+        else:
+            follows = False
+    return merge(np.array(spans, np.float64).reshape(-1, 2))
+
+
+@pytest.mark.parametrize("blanks", ["follow", "none", "all"])
+def test_tier_spans_equal_the_rule_applied_trial_by_trial(blanks: Blanks) -> None:
+    rng = np.random.default_rng([11])
+    for _ in range(60):
+        n = 40
+        start = np.cumsum(rng.choice([0.25, 0.5, 1.0, 2.0], n))
+        end = np.append(start[1:], start[-1] + 1) - rng.choice([0.0, 0.0, 0.0, 0.125], n)
+        modality = rng.choice(["blank", "blank", "video", "invalid"], n, p=[0.3, 0.3, 0.35, 0.05])
+        tier = np.where(modality == "blank", rng.choice(["", "blank", "train"], n, p=[0.7, 0.2, 0.1]), "test")
+        tier = np.where((modality != "blank") & (rng.random(n) < 0.7), "train", tier)
+        some = trials(*zip(start, end, tier, modality, strict=True))
+        for tiers in (["train"], ["test"], ["blank"], ["train", "test"]):
+            got = tier_spans(recording(some), tiers, blanks, max_blank_s=0.6)
+            assert np.allclose(got, one_by_one(some, tiers, blanks, 0.6), atol=1e-9, rtol=0)
+
+
+def test_stimuli_are_held_out_with_all_their_repeats_and_alike_in_every_session() -> None:
+    rng = np.random.default_rng([12])
+
+    def session(clips: np.ndarray) -> Trials:
+        rows = trials(*[(i, i + 0.5, "train", "video") for i in range(len(clips))])
+        return dataclasses.replace(rows, stimulus=np.array([f"clip{c}" if c >= 0 else "" for c in clips]))
+
+    first, second = (hold_out_stimuli(session(rng.integers(-1, 200, 600)), 0.2, "test", 0.1) for _ in range(2))
+    tier_of: dict[str, str] = {}
+    for some in (first, second):
+        for stimulus, tier in zip(some.stimulus.tolist(), some.tier.tolist(), strict=True):
+            assert tier_of.setdefault(stimulus, tier) == tier
+    assert tier_of[""] == "train"
+    shares = {name: list(tier_of.values()).count(name) / len(tier_of) for name in ("train", "validation", "test")}
+    assert abs(shares["test"] - 0.2) < 0.07
+    assert abs(shares["validation"] - 0.1) < 0.05
+    with pytest.raises(UserError, match="none of 1 stimuli falls into tier"):
+        hold_out_stimuli(session(np.zeros(5, int)), 0.01)
+    with pytest.raises(UserError, match="less than 1 together"):
+        hold_out_stimuli(session(np.arange(5)), 0.7, validation=0.3)
 
 
 def test_nan_filter_keeps_away_from_missing_samples() -> None:

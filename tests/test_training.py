@@ -104,20 +104,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(colony, finished, tmp_path)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(colony, finished, tmp_path, monkeypatch):
-    from omnimouse_jax.training import track
+    from omnimouse_jax import progress
 
-    real = track.Progress.show
+    real = progress.Progress.show
 
     def show(self, done, *args, **kwargs):
         if self.label == "train " and done == 3:  # not while programs are compiled
             os.kill(os.getpid(), signal.SIGINT)
         real(self, done, *args, **kwargs)
 
-    monkeypatch.setattr(track.Progress, "show", show)
+    monkeypatch.setattr(progress.Progress, "show", show)
     with pytest.raises(Interrupted, match=r"stopped at step 3 of 4, saved in .*run the same command again") as stopped:
         train(micro(colony), tmp_path)
     assert stopped.value.status == 130
-    monkeypatch.setattr(track.Progress, "show", real)
+    monkeypatch.setattr(progress.Progress, "show", real)
     train(micro(colony), tmp_path)
     assert losses(tmp_path) == losses(finished[0])
 

@@ -24,6 +24,7 @@ from omnimouse_jax.evaluate.metrics import (
 from omnimouse_jax.model.programs import plan_of
 from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.layout import Layout
+from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
 from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.vocabulary import Vocabulary
@@ -90,7 +91,7 @@ def preflight(config: ConfigDict) -> None:
     """Raises the UserError that training and then evaluating this config would end in, before anything is written."""
     parts = prepare(config)
     sessions = parts.store.chosen(config.data.sessions)
-    parts.windows(sessions, config.data.tiers, config.data.stride_s)
+    session_weights(parts.training_windows(), parts.vocabulary, config.data.mixture, config.data.temperature)
     n_slots = parts.cutter(sessions, parts.model.max_neurons).n_slots
     plan_of(parts.model, regimes_of(config.regimes, parts.model.grid), n_slots, config.train.programs)
     scored = tuple(config.evaluation.sessions) or sessions
@@ -117,6 +118,14 @@ def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequ
 def scored_windows(parts: Parts, sessions: Sequence[str], stride_s: float) -> WindowIndex:
     """Windows of the scored tiers, of every session. UserError names a session that has none."""
     tiers = parts.config.evaluation.tiers
+    for key in sessions:
+        trials = parts.store.recording(key).trials
+        asked = np.isin(trials.tier, list(tiers)) & trials.valid
+        if asked.any() and trials.withheld[asked].all():
+            raise UserError(
+                f"session {key}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
+                way_out="name another tier in evaluation.tiers",
+            )
     windows = parts.windows(sessions, tiers, stride_s)
     if windows.skipped:
         raise UserError(

@@ -17,11 +17,11 @@ from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.reference_check import COMPILER, Triple, layout_of, make_batch, worst
 from omnimouse_jax.model.reference import CONSTANTS, UNUSED_TIME, save_state
 from omnimouse_jax.model.reference_files import read_json, read_npz
+from omnimouse_jax.progress import Progress
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.training import optim
 from omnimouse_jax.training.objective import loss_sums
 from omnimouse_jax.training.step import Capacity, abstract_model
-from omnimouse_jax.training.track import Progress
 
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4
 #: Of final values, by 2-norm relative to how far a parameter moved. Adam divides by small gradients, so rounding grows.

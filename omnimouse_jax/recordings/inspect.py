@@ -37,6 +37,8 @@ class Row:
     nan_fraction: dict[str, float]
     missing: tuple[str, ...]
     ceiling: dict[str, float]
+    withheld: dict[str, int]
+    split_stimuli: int
 
 
 def inspect(store: Location | Store) -> list[Row]:
@@ -94,7 +96,7 @@ def render(store: Location | Store, width: int | None = None) -> str:
             str(row.n_neurons),
             rate,
             f"{row.hours:.2f}",
-            ", ".join(f"{tier} {n}" for tier, n in sorted(row.trials.items())),
+            ", ".join(_tier(row, tier) for tier in sorted(row.trials)),
             "-" if row.screen_size is None else "x".join(map(str, row.screen_size)),
             ", ".join(f"{name} {rate:.4g}" for name, rate in row.behavior_rates.items()) or "-",
             _gaps(row) or "-",
@@ -106,7 +108,21 @@ def render(store: Location | Store, width: int | None = None) -> str:
         f"{t['sessions']} sessions of {t['animals']} animals, {t['neurons']} neurons, {t['hours']:.2f} h, "
         f"{t['neuron_hours']:.1f} neuron-hours"
     )
+    split = [row for row in rows if row.split_stimuli]
+    if split:
+        most = max(split, key=lambda row: row.split_stimuli)
+        console.print(
+            f"stimuli both trained on and held out within {len(split)} sessions (most: {most.split_stimuli} in "
+            f"{most.session}); --leaks lists them"
+        )
     return out.getvalue()
+
+
+def _tier(row: Row, tier: str) -> str:
+    """A tier and its trials, with a word on those whose responses are withheld."""
+    n, kept = row.trials[tier], row.withheld.get(tier, 0)
+    told = "" if not kept else " (withheld)" if kept == n else f" ({kept} withheld)"
+    return f"{tier} {n}{told}"
 
 
 def _gaps(row: Row) -> str:
@@ -137,4 +153,6 @@ def _row(key: str, s: dict[str, Any]) -> Row:
         nan_fraction=s["nan_fraction"],
         missing=tuple(s["missing"]),
         ceiling=s["ceiling"],
+        withheld=s.get("withheld", {}),
+        split_stimuli=s.get("split_stimuli", 0),
     )

@@ -1,4 +1,4 @@
-"""The one place that touches TensorStore: a shared context, where a store lives, sharded arrays and their handles."""
+"""Where a store lives: bytes under keys in any TensorStore kvstore, with a bound on how long an answer may take."""
 
 from __future__ import annotations
 
@@ -6,34 +6,115 @@ import functools
 import json
 import os
 import re
-import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import tensorstore as ts
 
 from omnimouse_jax.errors import UserError
 
-#: Bytes of decoded chunks that one process keeps.
-CACHE_BYTES = int(os.environ.get("OMNIMOUSE_CACHE_BYTES", 512 * 2**20))
-SHARD_BYTES = 60 * 2**20
-CHUNK_ROWS = 60
-CHUNK_BYTES = 32 * 2**10
+#: Bytes that one process keeps of decoded small chunks; large ones are never kept (docs/storage.md).
+CACHE_BYTES = int(os.environ.get("OMNIMOUSE_CACHE_BYTES", 256 * 2**20))
+#: Bytes that one process keeps of shard indexes and array metadata: every entry spares a request.
+INDEX_CACHE_BYTES = 64 * 2**20
+#: Seconds that one attempt may take, and how often a read or write is attempted in all.
+TIMEOUT_S = float(os.environ.get("OMNIMOUSE_TIMEOUT_S", 30))
+ATTEMPTS = int(os.environ.get("OMNIMOUSE_ATTEMPTS", 4))
+#: Seconds before the second attempt; twice as long before each further one.
+PAUSE_S = 0.5
+
+#: What a request may fail of and succeed the next time, and what it fails of because the bytes are not what was written.
+PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN", "CANCELLED"}
+DAMAGE = {"DATA_LOSS", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT"}
+REFUSED_CODES = ("400", "401", "403")
+#: As what TensorStore raises them.
+ERRORS = (ValueError, OSError, NotImplementedError)
 
 Location = str | Path | Mapping[str, Any]
+
+
+class Damaged(UserError):
+    """Rows [lo, hi) of an array cannot be read, whoever asks: a chunk is missing or its checksum is wrong."""
+
+    def __init__(self, session: str, array: str, lo: int, hi: int, where: str, why: str):
+        super().__init__(
+            f"session {session}: file {where}: missing or damaged within rows {lo} to {hi - 1} ({why})",
+            way_out="ingest the session again with --overwrite",
+        )
+        self.session, self.array, self.lo, self.hi = session, array, lo, hi
+        self._made_from = (session, array, lo, hi, where, why)
+
+    def __reduce__(self) -> Any:
+        return type(self), self._made_from
 
 
 @functools.cache
 def context() -> ts.Context:
     """The process's TensorStore context, made on first use. Never fork after that."""
-    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    return new_context(CACHE_BYTES)
+
+
+def new_context(cache_bytes: int) -> ts.Context:
+    """A context of its own. A request that a server refuses is tried again within it, a few times and soon."""
+    soon = {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"}
+    return ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": cache_bytes},
+            "cache_pool#none": {"total_bytes_limit": 0},
+            "cache_pool#index": {"total_bytes_limit": min(cache_bytes, INDEX_CACHE_BYTES)},
+            "s3_request_retries": soon,
+            "gcs_request_retries": soon,
+        }
+    )
+
+
+def settle(start: Callable[[], Any], begun: Any = None, patience: float = 1.0) -> Any:
+    """The result of the operation that `start` begins, begun again after failures that may pass.
+
+    `begun` is its first future where it is under way. Each attempt gets `patience` times TIMEOUT_S. Raises the error of the
+    last attempt, or at once one that will not pass.
+    """
+    for number in range(ATTEMPTS):
+        future = begun
+        try:
+            future, begun = begun or start(), None
+            return future.result(timeout=TIMEOUT_S * patience)
+        except ERRORS as error:
+            if future is not None:
+                future.cancel()
+            if kind(error) != "passing" or number == ATTEMPTS - 1:
+                raise
+        time.sleep(PAUSE_S * 2**number)
+    raise AssertionError("no attempt at all")
+
+
+def kind(error: Exception) -> str:
+    """Of a failed operation: "passing" (worth another attempt), "damage", or "refused"."""
+    text = str(error)
+    if any(f"http_response_code='{code}'" in text for code in REFUSED_CODES):
+        return "refused"
+    status = text.partition(":")[0]
+    if status in DAMAGE:
+        return "damage"
+    return "passing" if isinstance(error, TimeoutError) or status in PASSING else "refused"
+
+
+def reason(error: Exception) -> str:
+    """An error in short, without the details in brackets: they may quote a request with the caller's access key."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_S:g} s"
+    text = str(error).splitlines()[0]
+    code = re.search(r"http_response_code='(\d+)'", text)
+    return text.partition(" [")[0][:200] + (f", HTTP {code[1]}" if code else "")
 
 
 class Place:
     """A directory-like prefix of any TensorStore kvstore. Holds its location only, so it pickles; opens on first
-    use.
+    use, with endpoint, region and credentials as the environment says then.
     """
 
     def __init__(self, location: Location):
@@ -46,15 +127,20 @@ class Place:
     @property
     def kv(self) -> Any:
         if self._kv is None:
-            self._kv = ts.KvStore.open(self.spec, context=context()).result()
+            self._kv = self.settle("", lambda: ts.KvStore.open(self.full_spec(), context=context()))
         return self._kv
+
+    def full_spec(self) -> dict[str, Any]:
+        """What TensorStore is asked to open. No secret is in it: credentials are named by where to find them."""
+        return {**_surroundings(), **self.spec} if self.spec.get("driver") == "s3" else self.spec
 
     @property
     def name(self) -> str:
         """How a user would write the location."""
         if self.spec.get("driver") == "file":
             return str(self.spec["path"]).rstrip("/")
-        return str(self.kv.url)
+        plain = {name: self.spec[name] for name in ("driver", "bucket", "path", "base_url") if name in self.spec}
+        return str(ts.KvStore.Spec(plain).url)
 
     @property
     def local(self) -> Path | None:
@@ -67,159 +153,47 @@ class Place:
 
     def read(self, key: str) -> bytes | None:
         """The bytes of one key, None if there are none."""
-        result = self.kv.read(key).result()
+        result = self.settle(key, lambda: self.kv.read(key))
         return None if result.state == "missing" else bytes(result.value)
 
     def write(self, key: str, value: bytes) -> None:
         """Writes one key atomically (on files: a temporary one, then a rename)."""
-        self.kv.write(key, value).result()
+        self.settle(key, lambda: self.kv.write(key, value))
 
     def update(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
-        """Reads, changes and writes one key so that no other process's change in between is lost."""
+        """Reads, changes and writes one key so that no other process's change in between is lost.
+
+        `change` may meet its own earlier result: a write may succeed without the answer arriving.
+        """
         while True:
-            old = self.kv.read(key).result()
+            old = self.settle(key, lambda: self.kv.read(key))
             new = change(None if old.state == "missing" else bytes(old.value))
-            if self.kv.write(key, new, if_equal=old.stamp.generation).result().generation:
+            write = functools.partial(self.kv.write, key, new, if_equal=old.stamp.generation)
+            if self.settle(key, write).generation:
                 return new
 
     def delete_all(self) -> None:
         """Removes everything under this prefix; on a local disk its empty folders too."""
-        self.kv.delete_range(ts.KvStore.KeyRange()).result()
+        self.settle("", lambda: self.kv.delete_range(ts.KvStore.KeyRange()))
         if self.local is not None and self.local.is_dir():
             for folder, _, _ in os.walk(self.local, topdown=False):
                 os.rmdir(folder)
 
-
-def write_array(
-    place: Place, name: str, values: Any, dtype: str, *, compress: bool, observe: Callable[[int, np.ndarray], None]
-) -> int:
-    """Streams `values` (rows, ...) into a sharded zarr3 array below `place`, one shard in memory at a time.
-
-    `observe(first_row, block)` sees every block as it is written. Chunks hold about 60 rows of everything else, shards
-    about 60 MB of rows; every chunk carries a crc32c. Returns the bytes of the decoded array.
-    """
-    shape = [int(n) for n in values.shape]
-    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
-    chunk_rows = max(CHUNK_ROWS, min(CHUNK_BYTES // row_bytes, shape[0]))
-    shard_rows = chunk_rows * max(1, min(SHARD_BYTES // (row_bytes * chunk_rows), -(-shape[0] // chunk_rows)))
-    codecs: list[Any] = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    if compress:
-        codecs.append({"name": "zstd", "configuration": {"level": 3}})
-    codecs.append({"name": "crc32c"})
-    sharding = {
-        "chunk_shape": [chunk_rows, *shape[1:]],
-        "codecs": codecs,
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-    }
-    metadata = {
-        "shape": shape,
-        "data_type": dtype,
-        "fill_value": "NaN" if dtype.startswith("float") else 0,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *shape[1:]]}},
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-    }
-    spec = {"driver": "zarr3", "kvstore": place.under(f"{name}/").spec, "metadata": metadata}
-    array = ts.open(spec, create=True, delete_existing=True, context=context()).result()
-    pending = None
-    for lo in range(0, shape[0], shard_rows):
-        block = np.ascontiguousarray(values[lo : min(lo + shard_rows, shape[0])], dtype=dtype)
-        observe(lo, block)
-        if pending is not None:
-            pending.result()
-        pending = array[lo : lo + len(block)].write(block)
-    if pending is not None:
-        pending.result()
-    return shape[0] * row_bytes
-
-
-class Handle:
-    """An array of the store that slices like numpy. Opened by `open_array` on first use, so it costs nothing to
-    hold.
-    """
-
-    def __init__(
-        self, open_array: Callable[[], Any], shape: tuple[int, ...], dtype: np.dtype, what: str, damaged: str = ""
-    ):
-        self._open, self.shape, self.dtype, self._what, self._way_out = open_array, shape, dtype, what, damaged
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        lo, hi, step = rows.indices(self.shape[0])
-        if step != 1:
-            raise IndexError("the store's arrays are read in contiguous slices")
-        return self.start(lo, hi)()
-
-    def start(self, lo: int, hi: int) -> Callable[[], np.ndarray]:
-        """Begins to read rows [lo, hi) and returns a function that waits for them."""
-        if hi <= lo:
-            return lambda: np.zeros((0, *self.shape[1:]), self.dtype)
+    def settle(self, key: str, start: Callable[[], Any], begun: Any = None, patience: float = 1.0) -> Any:
+        """`settle` for something under this prefix; raises UserError."""
         try:
-            future = self._open()[lo:hi].read()
-        except (ValueError, OSError) as error:
-            raise self._damaged(error) from error
+            return settle(start, begun, patience)
+        except ERRORS as error:
+            raise self._failed(key, error) from None
 
-        def finish() -> np.ndarray:
-            try:
-                return np.asarray(future.result())
-            except (ValueError, OSError) as error:
-                raise self._damaged(error) from error
-
-        return finish
-
-    def _damaged(self, error: Exception) -> UserError:
-        line = str(error).splitlines()[0][:200]
-        return UserError(f"{self._what}: missing or damaged ({line})", way_out=self._way_out)
-
-
-class Handles:
-    """Opened arrays of at most `limit` sessions; the least recently used session's are dropped. Thread-safe, pickles
-    empty.
-    """
-
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._open: dict[str, dict[str, Any]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self._limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["limit"])  # type: ignore[misc]
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def get(self, session: str, name: str, make: Callable[[], Any]) -> Any:
-        """The session's thing called `name`, made on first use."""
-        with self._lock:
-            held = self._open.pop(session, {})
-            self._open[session] = held  # now the most recently used
-            while len(self._open) > self._limit:
-                del self._open[next(iter(self._open))]
-            if name in held:
-                return held[name]
-        made = make()
-        with self._lock:
-            return held.setdefault(name, made)
-
-    def drop(self, session: str) -> None:
-        """Forgets all that is open for a session."""
-        with self._lock:
-            self._open.pop(session, None)
-
-
-def open_array(place: Place, name: str) -> Any:
-    """A TensorStore handle for reading; what is cached is checked again once, now, and then trusted."""
-    spec = {
-        "driver": "zarr3",
-        "kvstore": place.under(f"{name}/").spec,
-        "recheck_cached_metadata": "open",
-        "recheck_cached_data": "open",
-    }
-    return ts.open(spec, read=True, context=context()).result()
+    def _failed(self, what: str, error: Exception) -> UserError:
+        way_out = "check the disk and its permissions"
+        if self.local is None:
+            way_out = "check the address, the network and the credentials (docs/storage.md)"
+        tries = f" after {ATTEMPTS} attempts" if kind(error) == "passing" else ""
+        return UserError(
+            f"store {self.name}{f': {what}' if what else ''}: failed{tries} ({reason(error)})", way_out=way_out
+        )
 
 
 def dump_json(value: Any) -> bytes:
@@ -241,6 +215,24 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _surroundings() -> dict[str, Any]:
+    """Endpoint, region and the kind of credentials for s3, as the environment of any AWS tool says."""
+    found: dict[str, Any] = {}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        if "@" in urlsplit(endpoint).netloc:
+            raise UserError(
+                "AWS_ENDPOINT_URL holds a name or password",
+                way_out="give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+        found["endpoint"] = endpoint
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region or endpoint:
+        found["aws_region"] = region or "us-east-1"  # what servers other than Amazon's expect by default
+    found["aws_credentials"] = {"type": "environment" if os.environ.get("AWS_ACCESS_KEY_ID") else "default"}
+    return found
+
+
 def _spec(location: Location) -> dict[str, Any]:
     if isinstance(location, Mapping):
         spec = dict(location)
@@ -249,11 +241,16 @@ def _spec(location: Location) -> dict[str, Any]:
     text = str(location)
     if not re.match(r"[a-z0-9_+]+://", text):
         return {"driver": "file", "path": str(Path(text).expanduser().absolute()) + "/"}
+    if "@" in urlsplit(text).netloc:
+        raise UserError(
+            f"store {text.partition('://')[0]}://...: an address with a name or password in it",
+            way_out="give credentials in the environment (docs/storage.md)",
+        )
     try:
         spec = ts.KvStore.Spec(text.rstrip("/") + "/").to_json()
     except ValueError as error:
         raise UserError(
-            f"store {text}: not a location that can be opened ({str(error).splitlines()[0][:120]})",
+            f"store {text}: not a location that can be opened ({reason(error)[:120]})",
             way_out="give a folder, or a gs://, s3://, file:// or memory:// address",
         ) from error
     return dict(spec)

@@ -18,6 +18,8 @@ from omnimouse_jax.errors import UserError
 #: The behaviour vocabulary of the reference model, in its channel order. A lab may add names of its own.
 BEHAVIOR_CHANNELS = ("pupil_x", "pupil_y", "pupil_size", "pupil_size_derivative", "running")
 MODALITIES = ("video", "image", "blank", "invalid")
+#: Tiers that are neither trained on nor held out: blanks, and trials that their source leaves unused.
+UNUSED_TIERS = ("", "blank", "none")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Trials:
 
     `stimulus` names what was shown by content (equal names = the same frames; "" for blanks), so repeats and leaks can
     be found across sessions. `tier` is free text ("train", "validation", "test", "final_test_1", ...); "" on a blank
-    means that the source gave none.
+    means that the source gave none. `withheld` marks trials whose responses a benchmark keeps to itself (default: none):
+    their stored responses are all NaN, so they can be predicted but never be a target or a score.
     """
 
     start: Float[np.ndarray, " trials"]
@@ -111,6 +114,11 @@ class Trials:
     modality: Shaped[np.ndarray, " trials"]  # str, one of MODALITIES
     stimulus: Shaped[np.ndarray, " trials"]  # str
     valid: Bool[np.ndarray, " trials"]
+    withheld: Bool[np.ndarray, " trials"] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.withheld is None:
+            object.__setattr__(self, "withheld", np.zeros(len(self.start), bool))
 
     def __len__(self) -> int:
         return len(self.start)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.lazy import blocks
-from omnimouse_jax.recordings.session import Recording, Signal, Trials
+from omnimouse_jax.recordings.session import Recording, Trials
 
 Spans = Float[np.ndarray, "_ 2"]
 Blanks = Literal["follow", "none", "all"]
@@ -20,58 +20,51 @@ Blanks = Literal["follow", "none", "all"]
 TOUCHING = 1e-3
 
 
-def tier_spans(rec: Recording, tiers: Sequence[str], blanks: Blanks = "follow", max_blank_s: float = 1.0) -> Spans:
+def tier_spans(
+    rec: Recording,
+    tiers: Sequence[str],
+    blanks: Blanks = "follow",
+    max_blank_s: float = 1.0,
+    leave_out: Bool[np.ndarray, " trials"] | None = None,
+) -> Spans:
     """[start, end) in seconds in which a window of these tiers may lie.
 
     Valid trials of the tiers; neighbours are joined. A blank without a tier of its own belongs to the trial that it
     follows, for at most `max_blank_s` of unbroken blank ("follow"); "none" leaves all blanks out, "all" takes them all
-    whole. A named tier "blank" is such a blank too. Cut to the segments of the responses, so that a window inside a
-    span straddles neither a tier nor a gap. No such trial: an empty array.
+    whole. A named tier "blank" is such a blank too. Trials marked in `leave_out` are as if of another tier. Cut to the
+    segments of the responses, so that a window inside a span straddles neither a tier nor a gap. No such trial: an
+    empty array.
     """
     trials = rec.trials
-    untiered = (trials.modality == "blank") & np.isin(trials.tier, ["", "blank"])
-    spans: list[tuple[float, float]] = []
-    left, follows, until = 0.0, False, -np.inf  # blank seconds left, after a trial of the tiers, and its end
+    start, end = trials.start.astype(np.float64), trials.end.astype(np.float64)
     asked = np.isin(trials.tier, list(tiers)) & trials.valid & (trials.modality != "invalid")
-    for k in range(len(trials)):
-        start, end = float(trials.start[k]), float(trials.end[k])
-        if untiered[k] and not (asked[k] and trials.tier[k]):
-            if blanks == "all":
-                spans.append((start, end))
-            elif blanks == "follow" and follows and start <= until + TOUCHING and left > 0:
-                take = min(end - start, left)
-                spans.append((start, start + take))
-                left -= take
-                until = end
-        elif asked[k]:
-            spans.append((start, end))
-            left, follows, until = max_blank_s, True, end
-        else:
-            follows = False
-    return intersect(merge(np.array(spans, np.float64).reshape(-1, 2)), rec.responses.spans())
+    if leave_out is not None:
+        asked &= ~leave_out
+    free = (trials.modality == "blank") & np.isin(trials.tier, ["", "blank"]) & ~(asked & (trials.tier != ""))
+    asked &= ~free
+    until = np.where(asked, end, start)
+    if blanks == "all":
+        until[free] = end[free]
+    elif blanks == "follow":
+        until[free] = start[free] + _followed(start, end, asked, free, max_blank_s)[free]
+    return intersect(merge(np.stack([start, until], axis=1)), rec.responses.spans())
 
 
-def window_starts(spans: Spans, seconds: float, stride_s: float) -> Float[np.ndarray, " windows"]:
-    """Starts `lo + k * stride_s` of all windows of `seconds` that fit into their span (1 ns of slack)."""
-    if stride_s <= 0 or seconds <= 0:
-        raise UserError(f"windows of {seconds:g} s every {stride_s:g} s", way_out="give positive durations")
-    parts = [np.zeros(0, np.float64)]
-    for lo, hi in spans:
-        n = int(np.floor((hi - lo - seconds + 1e-9) / stride_s)) + 1
-        if n > 0:
-            starts = lo + np.arange(n) * stride_s
-            parts.append(starts[starts + seconds <= hi + 1e-9])
-    return np.concatenate(parts)
-
-
-def require_windows(rec: Recording, tiers: Sequence[str], spans: Spans) -> None:
-    """Raises a `UserError` that lists the session's tiers when `spans` (of `tiers`) is empty."""
-    if len(spans) == 0:
-        had = ", ".join(f"{name} ({n})" for name, n in rec.trials.tiers().items()) or "none"
-        raise UserError(
-            f"session {rec.key}: no recorded trial of tier {' or '.join(tiers)} (its tiers: {had})",
-            way_out="ask for one of its tiers, or ingest it with a rule such as hold_out_last",
-        )
+def _followed(
+    start: Float[np.ndarray, " n"],
+    end: Float[np.ndarray, " n"],
+    asked: Bool[np.ndarray, " n"],
+    free: Bool[np.ndarray, " n"],
+    max_blank_s: float,
+) -> Float[np.ndarray, " n"]:
+    """Seconds of each free blank that belong to an asked trial: the first `max_blank_s` of the unbroken blanks after it."""
+    owner = np.maximum.accumulate(np.where(free, -1, np.arange(len(start))))
+    known = np.maximum(owner, 0)
+    apart = np.cumsum(np.append(False, start[1:] > end[:-1] + TOUCHING))
+    follows = (owner >= 0) & asked[known] & (apart == apart[known])
+    blank = np.cumsum(np.where(free, end - start, 0.0))
+    before = blank - (end - start) - blank[known]
+    return np.where(follows & free, np.clip(max_blank_s - before, 0.0, end - start), 0.0)
 
 
 def hold_out_last(trials: Trials, fraction: float, tier: str = "test") -> Trials:
@@ -83,6 +76,33 @@ def hold_out_last(trials: Trials, fraction: float, tier: str = "test") -> Trials
     names = trials.tier.astype(object)
     names[shown[len(shown) - n :]] = tier
     return dataclasses.replace(trials, tier=names.astype(str))
+
+
+def hold_out_stimuli(trials: Trials, fraction: float, tier: str = "test", validation: float = 0.0) -> Trials:
+    """A copy in which a share of the distinct stimuli, with all their repeats, has `tier`; another one "validation".
+
+    A stimulus is drawn by a hash of its name (its content), so the same clip lands in the same tier in every session
+    and every animal. The shares are of many stimuli: UserError if none of them falls into a tier that was asked for.
+    """
+    if min(fraction, validation) < 0 or fraction + validation >= 1:
+        raise UserError(
+            f"hold_out_stimuli {fraction:g}, validation {validation:g}", way_out="give fractions, less than 1 together"
+        )
+    names = np.unique(trials.stimulus[trials.stimulus != ""])
+    digests = [hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names]
+    drawn = dict(zip(names.tolist(), [int.from_bytes(d, "big") / 2**64 for d in digests], strict=True))
+    place = np.array([drawn.get(str(name), 1.0) for name in trials.stimulus], np.float64)
+    chosen = {tier: place < fraction, "validation": (place >= fraction) & (place < fraction + validation)}
+    for name, share in ((tier, fraction), ("validation", validation)):
+        if share and not chosen[name].any():
+            raise UserError(
+                f"hold_out_stimuli {fraction:g}: none of {len(names)} stimuli falls into tier {name}",
+                way_out="raise the fraction, or hold out the last trials (hold_out_last)",
+            )
+    tiers = trials.tier.astype(object)
+    for name, which in chosen.items():
+        tiers[which] = name
+    return dataclasses.replace(trials, tier=tiers.astype(str))
 
 
 def merge(spans: Spans, gap: float = TOUCHING) -> Spans:
@@ -99,17 +119,14 @@ def merge(spans: Spans, gap: float = TOUCHING) -> Spans:
 
 def intersect(a: Spans, b: Spans) -> Spans:
     """What lies in both of two lists of spans, each sorted and without overlaps. Touching pieces stay apart."""
-    parts = []
-    i = j = 0
-    while i < len(a) and j < len(b):
-        lo, hi = max(a[i, 0], b[j, 0]), min(a[i, 1], b[j, 1])
-        if lo < hi:
-            parts.append((lo, hi))
-        if a[i, 1] < b[j, 1]:
-            i += 1
-        else:
-            j += 1
-    return np.array(parts, np.float64).reshape(-1, 2)
+    if len(a) == 0 or len(b) == 0:
+        return np.zeros((0, 2), np.float64)
+    first = np.searchsorted(b[:, 1], a[:, 0], side="right")
+    n = np.maximum(np.searchsorted(b[:, 0], a[:, 1], side="left") - first, 0)
+    i = np.repeat(np.arange(len(a)), n)
+    j = np.arange(int(n.sum())) - np.repeat(np.cumsum(n) - n, n) + first[i]
+    both = np.stack([np.maximum(a[i, 0], b[j, 0]), np.minimum(a[i, 1], b[j, 1])], axis=1)
+    return both[both[:, 1] > both[:, 0]]
 
 
 def inside(times: Float[np.ndarray, " n"], spans: Spans) -> np.ndarray:
@@ -135,33 +152,3 @@ def overlap_seconds(
         return np.where(k >= 0, before[known] + within, 0.0)
 
     return np.maximum(covered(end) - covered(start), 0.0)
-
-
-def nan_free_spans(signal: Signal, vicinity: float = 0.05) -> Spans:
-    """Spans away from missing samples, by experanto's NaN filter. One segment only; values are streamed.
-
-    Each row with a NaN in any channel blocks `w = vicinity + max(2 * period, 0.1 * vicinity)` seconds on both sides. An
-    option for exact comparisons: by default windows keep such samples and mask them.
-    """
-    if len(signal.segment_start) != 1:
-        raise ValueError("the NaN filter is defined for a signal of one segment")
-    period = 1.0 / signal.rate
-    lo = float(signal.segment_start[0])
-    hi = lo + signal.n_samples * period if signal.segment_end is None else float(signal.segment_end[0])
-    rows = [
-        first + np.flatnonzero(np.isnan(np.asarray(signal.values[first:last])).any(axis=1))
-        for first, last in blocks(signal.n_samples, signal.n_channels * 8)
-    ]
-    times = lo + np.concatenate([np.zeros(0, np.int64), *rows]) * period
-    if len(times) == 0:
-        return np.array([[lo, hi]], np.float64)
-    w = vicinity + max(2 * period, 0.1 * vicinity)
-    blocked = np.stack([np.maximum(times - w, lo), np.minimum(times + w, hi)], axis=1)
-    edges = []
-    if times[0] - lo < w:
-        edges.append((lo, times[0] + w))
-    if hi - times[-1] < w:
-        edges.append((times[-1] - w, hi))
-    blocked = merge(np.concatenate([blocked, np.array(edges, np.float64).reshape(-1, 2)]), gap=0.0)
-    bounds = np.concatenate([[lo], blocked.ravel(), [hi]]).reshape(-1, 2)
-    return bounds[bounds[:, 1] > bounds[:, 0]]

@@ -2,7 +2,8 @@
 
     STORE/manifest.json                {"format", "version", "sessions": {key: summary and folder}}
     STORE/sessions/<key>/session.json  what is not an array: rates, channels, provenance, scalars of the truth
-    STORE/sessions/<key>/columns.npz   small columns: trials, screen events, segments, neurons, scales, truth
+    STORE/sessions/<key>/columns.npz   segments and scales: what every use of a session needs
+    STORE/sessions/<key>/{trials,screen_events,neurons}.npz      columns that are read when they are asked for
     STORE/sessions/<key>/{responses,behavior.<stream>,screen}/   zarr3 arrays
 
 A session is committed by its entry in the manifest, written last: what is not in the manifest does not exist.
@@ -10,12 +11,11 @@ A session is committed by its entry in the manifest, written last: what is not i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import json
 import urllib.parse
-import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,16 +23,21 @@ import numpy as np
 from jaxtyping import Shaped
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.kvstore import Handle, Handles, Location, Place, dump_json, open_array
-from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
+from omnimouse_jax.recordings.arrays import KEPT_CHUNK_BYTES, Handle, Handles, open_array
+from omnimouse_jax.recordings.kvstore import Location, Place, dump_json
+from omnimouse_jax.recordings.session import Recording, Signal
+from omnimouse_jax.recordings.stored import Later, StoredScreen, StoredTrials, unpack
 from omnimouse_jax.recordings.validate import check_recording
 from omnimouse_jax.recordings.writer import write_session
 
 FORMAT = "omnimouse_jax.store"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
-#: Sessions whose columns and array handles one process keeps open.
-OPEN_SESSIONS = 64
+#: Sessions of which one process keeps what windows are cut with: scales, screen events (some 12 bytes each), array handles.
+OPEN_SESSIONS = 512
+#: And of which it keeps what is needed once: trials, columns of the neurons, truths.
+OPEN_TABLES = 16
+DTYPES = ("float32", "float16")
 
 
 class Store:
@@ -42,6 +47,7 @@ class Store:
         self._place = place
         self._sessions: dict[str, dict[str, Any]] = dict(manifest["sessions"])
         self._held = Handles(OPEN_SESSIONS)
+        self._tables = Handles(OPEN_TABLES)
 
     @classmethod
     def create(cls, path: Location, exist_ok: bool = True) -> Store:
@@ -57,9 +63,8 @@ class Store:
             return cls(place, _parse(place, found))
         if place.local is not None and place.local.exists() and (place.local.is_file() or any(place.local.iterdir())):
             raise UserError(f"store {place.name}: holds other things", way_out="choose an empty or a new folder")
-        empty = {"format": FORMAT, "version": VERSION, "sessions": {}}
-        place.write(MANIFEST, dump_json(empty))
-        return cls(place, empty)
+        empty = dump_json({"format": FORMAT, "version": VERSION, "sessions": {}})
+        return cls(place, _parse(place, place.update(MANIFEST, lambda there: empty if there is None else there)))
 
     @classmethod
     def open(cls, path: Location) -> Store:
@@ -108,7 +113,8 @@ class Store:
         """Seconds of each distinct stimulus of a session, by a hash of its frames: equal across sessions for equal
         frames.
         """
-        return dict(self._details(key)["stimuli"])
+        trials = self._table(key, "trials")
+        return dict(zip(trials["stimuli"].tolist(), trials["stimulus_seconds"].tolist(), strict=True))
 
     def unique_stimulus_hours(self, keys: Iterable[str]) -> float:
         """Hours of distinct stimulus in a set of sessions; what was shown in several of them counts once."""
@@ -120,15 +126,18 @@ class Store:
 
     def trial_contents(self, key: str) -> Shaped[np.ndarray, " trials"]:
         """For each trial the hash of the frames it showed, "" for blanks: finds repeats, and leaks between tiers."""
-        return self._columns(key)["trials.content"]
+        return self._table(key, "trials")["content"]
 
-    def add(self, recording: Recording, overwrite: bool = False) -> None:
+    def add(self, recording: Recording, overwrite: bool = False, dtype: str = "float32") -> None:
         """Checks and writes a recording; it exists once its entry is in the manifest, and not before.
 
         Missing scales and behaviour statistics are computed from the valid trials of tier "train", float64, while the
-        arrays stream through: a session is never in memory. NaN means not recorded. Raises UserError for inconsistent
-        recordings and for keys that are taken.
+        arrays stream through: a session is never in memory. NaN means not recorded. Responses are stored as `dtype`
+        (float16: a relative error of up to 2^-11, statistics are those of the source). Raises UserError for inconsistent
+        recordings, keys that are taken and responses that float16 cannot hold.
         """
+        if dtype not in DTYPES:
+            raise UserError(f"responses as {dtype}", way_out=f"store them as one of {', '.join(DTYPES)}")
         check_recording(recording)
         key = recording.key
         if key in self._sessions and not overwrite:
@@ -140,16 +149,18 @@ class Store:
         place = self._place.under(f"{folder}/")
         place.delete_all()
         try:
-            entry = write_session(place, recording)
+            entry = write_session(place, recording, dtype)
         except BaseException:
             place.delete_all()
             raise
         entry["folder"] = folder
         taken = self._commit(key, entry, old)
         if taken:
-            place.delete_all()
+            if self._sessions[key]["folder"] != folder:
+                place.delete_all()
             raise UserError(f"session {key}: was added by someone else meanwhile", way_out="reopen the store")
         self._held.drop(key)
+        self._tables.drop(key)
         if old is not None:
             self._place.under(f"{old['folder']}/").delete_all()
 
@@ -162,26 +173,21 @@ class Store:
     def _read(self, key: str) -> Recording:
         details, columns = self._details(key), self._columns(key)
         signals = {name: self._signal(key, name, spec, columns) for name, spec in details["signals"].items()}
-        screen = None
+        screen, truth = None, None
         if details["screen"] is not None:
-            screen = Screen(
-                self._handle(key, "screen", details["screen"]),
-                columns["screen.times"],
-                columns["screen.frame"],
-                columns["screen.grey"],
-                float(columns["screen.end_time"]),
-            )
-        truth = None
+            frames = self._handle(key, "screen", details["screen"])
+            fixed = {"frames": frames, "end_time": float(details["screen"]["end_time"])}
+            screen = StoredScreen(functools.partial(self._events, key), **fixed)
         if details["truth"] is not None:
-            truth = _deepen({**details["truth"], **_below(columns, "truth")})
+            truth = Later(functools.partial(self._truth, key))
         return Recording(
             key=key,
             animal=details["animal"],
             responses=signals["responses"],
-            trials=Trials(**{f.name: columns[f"trials.{f.name}"] for f in dataclasses.fields(Trials)}),
+            trials=StoredTrials(functools.partial(self._table, key, "trials")),
             behavior={n.removeprefix("behavior."): s for n, s in signals.items() if n != "responses"},
             screen=screen,
-            neurons=_below(columns, "neurons"),
+            neurons=Later(functools.partial(self._neurons, key)) if details["neurons"] else {},
             response_scale=columns["response_scale"],
             behavior_mean={k: float(v) for k, v in details["behavior_mean"].items()},
             behavior_scale={k: float(v) for k, v in details["behavior_scale"].items()},
@@ -203,34 +209,55 @@ class Store:
         )
 
     def _handle(self, key: str, name: str, spec: Mapping[str, Any]) -> Handle:
+        folder = self._entry(key)["folder"]
+        kept = spec["chunk_bytes"] <= KEPT_CHUNK_BYTES
         return Handle(
-            functools.partial(self._array, key, name, self._entry(key)["folder"]),
+            functools.partial(self._array, key, name, folder, kept),
             tuple(spec["shape"]),
             np.dtype(spec["dtype"]),
-            f"session {key}: file {self.name}/{self._entry(key)['folder']}/{name}",
-            "ingest the session again with --overwrite",
+            key,
+            name,
+            f"{self.name}/{folder}/{name}",
         )
 
-    def _array(self, key: str, name: str, folder: str) -> Any:
-        return self._held.get(key, f"{folder}/{name}", lambda: open_array(self._place.under(f"{folder}/"), name))
+    def _array(self, key: str, name: str, folder: str, kept: bool, again: bool) -> Any:
+        place = self._place.under(f"{folder}/")
+        if again:
+            return open_array(place, name, again=True)
+        return self._held.get(key, f"{folder}/{name}", lambda: open_array(place, name, kept))
 
     def _details(self, key: str) -> dict[str, Any]:
-        return self._held.get(key, "details", lambda: json.loads(self._file(key, "session.json")))
+        return self._held.get(key, "details", lambda: self._load_details(key))
 
     def _columns(self, key: str) -> dict[str, np.ndarray]:
-        return self._held.get(key, "columns", lambda: self._load_columns(key))
+        return self._held.get(key, "columns", lambda: self._load(key, "columns"))
 
-    def _load_columns(self, key: str) -> dict[str, np.ndarray]:
-        try:
-            with np.load(io.BytesIO(self._file(key, "columns.npz")), allow_pickle=False) as found:
-                return {name: found[name] for name in found.files}
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise self._broken(key, "columns.npz", "damaged") from error
+    def _events(self, key: str) -> dict[str, np.ndarray]:
+        return self._held.get(key, "events", lambda: self._load(key, "screen_events"))
 
-    def _file(self, key: str, name: str) -> bytes:
+    def _table(self, key: str, name: str) -> dict[str, np.ndarray]:
+        return self._tables.get(key, name, lambda: self._load(key, name))
+
+    def _neurons(self, key: str) -> dict[str, np.ndarray]:
+        return _below(self._table(key, "neurons"), "neurons")
+
+    def _truth(self, key: str) -> dict[str, Any]:
+        return _deepen({**self._details(key)["truth"], **_below(self._table(key, "neurons"), "truth")})
+
+    def _load_details(self, key: str) -> dict[str, Any]:
+        return json.loads(self._file(key, "session.json", self._entry(key)["check"]))
+
+    def _load(self, key: str, name: str) -> dict[str, np.ndarray]:
+        found = self._file(key, f"{name}.npz", self._details(key)["checks"][f"{name}.npz"])
+        with np.load(io.BytesIO(found), allow_pickle=False) as columns:
+            return unpack({column: columns[column] for column in columns.files})
+
+    def _file(self, key: str, name: str, check: int) -> bytes:
         found = self._place.read(f"{self._entry(key)['folder']}/{name}")
         if found is None:
             raise self._broken(key, name, "missing")
+        if zlib.crc32(found) != check:
+            raise self._broken(key, name, "damaged")
         return found
 
     def _broken(self, key: str, name: str, how: str) -> UserError:
@@ -257,7 +284,8 @@ class Store:
             if found is not None:
                 manifest = _parse(self._place, found)
             there = manifest["sessions"].get(key)
-            taken = there is not None and there.get("folder") != (old or {}).get("folder")
+            mine = there == json.loads(dump_json(entry))  # written before, when the answer did not arrive
+            taken = there is not None and not mine and there.get("folder") != (old or {}).get("folder")
             if not taken:
                 manifest["sessions"][key] = entry
             self._sessions = dict(manifest["sessions"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse_jax.recordings.session import Recording
+from omnimouse_jax.recordings.session import UNUSED_TIERS, Recording
 from omnimouse_jax.recordings.splits import overlap_seconds
 
 
@@ -33,6 +33,10 @@ def summarise(
         "hours": float((spans[:, 1] - spans[:, 0]).clip(0).sum() / 3600),
         "trials": tiers,
         "tier_hours": {tier: float(seconds[names == tier].sum() / 3600) for tier in tiers},
+        "withheld": {
+            str(t): int(n) for t, n in zip(*np.unique(names[rec.trials.withheld], return_counts=True), strict=True)
+        },
+        "split_stimuli": _split_stimuli(rec),
         "channels": list(rec.channels),
         "behavior_rates": {name: float(stream.rate) for name, stream in rec.behavior.items()},
         "has_screen": screen is not None,
@@ -60,6 +64,15 @@ def _missing(rec: Recording, nan_fraction: Mapping[str, float], tiers: Mapping[s
         if fraction > 0:
             out.append(f"{100 * fraction:.2g} % of {name} not recorded")
     return out
+
+
+def _split_stimuli(rec: Recording) -> int:
+    """Stimuli whose repeats are both trained on and held out, by the reader's own names (`inspect --leaks` goes by pixels)."""
+    trials = rec.trials
+    used = trials.valid & (trials.stimulus != "")
+    train = used & (trials.tier == "train")
+    held = used & ~train & ~np.isin(trials.tier, UNUSED_TIERS)
+    return len(np.intersect1d(trials.stimulus[train], trials.stimulus[held]))
 
 
 def _ceiling(truth: Mapping[str, Any] | None) -> dict[str, float]:

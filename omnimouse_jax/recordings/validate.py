@@ -96,7 +96,7 @@ def check_trials(key: str, trials: Trials) -> None:
     """Columns of one length, sorted times, known modalities."""
     n = len(trials)
     require(n > 0, key, "trials: none", "give at least one trial with a tier")
-    for column in ("end", "tier", "modality", "stimulus", "valid"):
+    for column in ("end", "tier", "modality", "stimulus", "valid", "withheld"):
         found = len(getattr(trials, column))
         require(found == n, key, f"trials: {n} starts but {found} of {column}", "give one value per trial")
     require(bool(np.all(np.isfinite(trials.start))), key, "trials: a start is not a number", "give seconds")

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings import statistics
-from omnimouse_jax.recordings.kvstore import Place, dump_json, write_array
-from omnimouse_jax.recordings.session import Recording, Signal, Trials
+from omnimouse_jax.recordings.arrays import FAST, write_array
+from omnimouse_jax.recordings.kvstore import Place, dump_json
+from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import Spans, intersect
 from omnimouse_jax.recordings.summary import summarise
 
+#: zstd level of behaviour and frames: small beside the responses, and they compress well.
+SMALL = 3
+#: Largest relative error of a number rounded to float16, from 6.1e-5 on; smaller ones are off by 3e-8 at most.
+HALF_LOSS = 2.0**-11
 
-def write_session(place: Place, rec: Recording) -> dict[str, Any]:
-    """Writes everything of a session below `place` and returns its entry for the manifest."""
+
+def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[str, Any]:
+    """Writes everything of a session below `place` and returns its entry for the manifest.
+
+    `dtype` is that of the stored responses; statistics are those of the source, before it is rounded.
+    """
     spans = statistics.training_spans(rec.trials)
     notes: list[str] = []
     if len(intersect(spans, rec.responses.spans())) == 0:
@@ -27,7 +38,14 @@ def write_session(place: Place, rec: Recording) -> dict[str, Any]:
     signals: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
 
-    moments, nan_fraction["responses"] = _write_signal(place, "responses", rec.responses, spans, signals, columns)
+    try:
+        moments, nan_fraction["responses"] = _write_signal(
+            place, "responses", rec.responses, spans, signals, columns, dtype=dtype
+        )
+    except OverflowError as error:
+        raise UserError(
+            f"session {rec.key}: responses: {error} is more than float16 can hold (65504)", way_out="store float32"
+        ) from None
     scale, flat = statistics.usable_scale(moments.std())
     if rec.response_scale is None:
         if flat:
@@ -45,44 +63,80 @@ def write_session(place: Place, rec: Recording) -> dict[str, Any]:
             deviation.setdefault(channel, float(scale[c]))
 
     hashes: list[bytes] = []
-    if rec.screen is not None:
-        dtype = "uint8" if np.dtype(rec.screen.frames.dtype) == np.uint8 else "float32"
-
-        def observe(first: int, block: np.ndarray) -> None:
-            hashes.extend(statistics.frame_hashes(block))
-
-        if rec.screen.frames.shape[0]:
-            write_array(place, "screen", rec.screen.frames, dtype, compress=True, observe=observe)
-        columns["screen.times"] = np.asarray(rec.screen.times, np.float64)
-        columns["screen.frame"] = np.asarray(rec.screen.frame, np.int64)
-        columns["screen.grey"] = np.asarray(rec.screen.grey, np.float64)
-        columns["screen.end_time"] = np.array(rec.screen.end_time, np.float64)
+    checks: dict[str, int] = {}
+    screen = None if rec.screen is None else _write_screen(place, rec.screen, hashes, checks)
     contents = statistics.trial_contents(rec.trials, rec.screen, hashes)
     stimuli = statistics.stimulus_seconds(rec.trials, contents, rec.responses.spans())
-    for f in dataclasses.fields(Trials):
-        columns[f"trials.{f.name}"] = np.asarray(getattr(rec.trials, f.name))
-    columns["trials.content"] = contents
-    for name, column in rec.neurons.items():
-        columns[f"neurons.{name}"] = np.asarray(column)
+    trials = {f.name: np.asarray(getattr(rec.trials, f.name)) for f in dataclasses.fields(Trials)}
+    trials |= {"content": contents, "stimuli": np.array(list(stimuli), str)}
+    trials |= {"stimulus_seconds": np.array(list(stimuli.values()), np.float64)}
+    checks["trials.npz"] = _write_columns(place, "trials.npz", _indexed(trials))
     truth_arrays, truth = flatten(rec.truth or {})
-    columns.update({f"truth.{name}": array for name, array in truth_arrays.items()})
-
+    checks["neurons.npz"] = _write_columns(
+        place,
+        "neurons.npz",
+        {f"neurons.{name}": np.asarray(column) for name, column in rec.neurons.items()}
+        | {f"truth.{name}": array for name, array in truth_arrays.items()},
+    )
+    checks["columns.npz"] = _write_columns(place, "columns.npz", columns)
     details = {
         "key": rec.key,
         "animal": rec.animal,
         "signals": signals,
-        "screen": None if rec.screen is None else {"shape": rec.screen.frames.shape, "dtype": dtype},
+        "screen": screen,
         "behavior_mean": mean,
         "behavior_scale": deviation,
         "provenance": rec.provenance,
+        "neurons": list(rec.neurons),
         "truth": None if rec.truth is None else truth,
-        "stimuli": stimuli,
+        "checks": checks,
     }
+    packed = dump_json(details)
+    place.write("session.json", packed)
+    stored = {"response_dtype": dtype, "response_loss": HALF_LOSS if dtype == "float16" else 0.0}
+    return summarise(rec, nan_fraction, stimuli, notes) | stored | {"check": zlib.crc32(packed)}
+
+
+def _write_screen(place: Place, screen: Screen, hashes: list[bytes], checks: dict[str, int]) -> dict[str, Any]:
+    """Streams the frames out, appends their hashes, and returns what session.json says of them."""
+    dtype = "uint8" if np.dtype(screen.frames.dtype) == np.uint8 else "float32"
+    chunk_bytes = 0
+
+    def observe(first: int, block: np.ndarray) -> None:
+        hashes.extend(statistics.frame_hashes(block))
+
+    if screen.frames.shape[0]:
+        shown = np.diff(np.append(screen.times, screen.end_time))[np.asarray(screen.frame) >= 0]
+        rate = 1.0 / max(float(np.median(shown)), 1e-3) if len(shown) else 1.0
+        chunk_bytes = write_array(place, "screen", screen.frames, dtype, rate, level=SMALL, observe=observe)
+    events: dict[str, np.ndarray] = {
+        "times": np.asarray(screen.times, np.float64),
+        "frame": np.asarray(screen.frame, np.int32),
+        "grey": np.asarray(screen.grey, np.float64),
+    }
+    checks["screen_events.npz"] = _write_columns(place, "screen_events.npz", events)
+    shape = list(screen.frames.shape)
+    return {"shape": shape, "dtype": dtype, "chunk_bytes": chunk_bytes, "end_time": float(screen.end_time)}
+
+
+def _write_columns(place: Place, name: str, columns: Mapping[str, np.ndarray]) -> int:
+    """Writes an archive and returns its crc32."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **columns)  # type: ignore[arg-type]
-    place.write("columns.npz", packed.getvalue())
-    place.write("session.json", dump_json(details))
-    return summarise(rec, nan_fraction, stimuli, notes)
+    place.write(name, packed.getvalue())
+    return zlib.crc32(packed.getvalue())
+
+
+def _indexed(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of text as their distinct values and a number for each row: as wide as a number, however long the text."""
+    out: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        if column.dtype.kind == "U" and name != "stimuli":
+            out[f"{name}.values"], codes = np.unique(column, return_inverse=True)
+            out[f"{name}.codes"] = codes.astype(np.int32)
+        else:
+            out[name] = column
+    return out
 
 
 def _write_signal(
@@ -93,6 +147,7 @@ def _write_signal(
     signals: dict[str, Any],
     columns: dict[str, np.ndarray],
     nan_fraction: dict[str, float] | None = None,
+    dtype: str = "float32",
 ) -> tuple[statistics.Moments, float]:
     """Streams one signal out; returns the moments of its training rows and the share of missing samples."""
     moments = statistics.Moments(signal.n_channels)
@@ -107,10 +162,12 @@ def _write_signal(
             if np.isnan(part.sum()):
                 missing[:] += np.isnan(part).sum(axis=0)
 
-    write_array(place, name, signal.values, "float32", compress=name != "responses", observe=observe)
+    level = FAST if name == "responses" else SMALL
+    chunk_bytes = write_array(place, name, signal.values, dtype, signal.rate, level=level, observe=observe)
     signals[name] = {
         "shape": [signal.n_samples, signal.n_channels],
-        "dtype": "float32",
+        "dtype": dtype,
+        "chunk_bytes": chunk_bytes,
         "rate": signal.rate,
         "snap": signal.snap,
         "channels": signal.channels,

@@ -35,7 +35,7 @@ def neuron_slots(n_neurons: int, n_visible: int, n_slots: int) -> Int[np.ndarray
 
 
 def collate(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample | None],
     vocabulary: Vocabulary,
     grid: Grid,
     n_channels: int,
@@ -46,7 +46,7 @@ def collate(
     context_shown: Bool[np.ndarray, " L"],
     n_rows: int | None = None,
 ) -> Batch:
-    """Pads samples to `n_slots` neurons and `n_rows` rows (default: as many as there are samples).
+    """Pads samples to `n_slots` neurons and `n_rows` rows (default: as many as there are samples). None: a masked row.
 
     `context_shown`: which of its program's context tokens the regime shows, the same in every row.
     """
@@ -63,10 +63,12 @@ def collate(
         behavior=np.zeros((rows, n_channels, grid.n_behavior), np.float32),
         behavior_mask=np.zeros((rows, n_channels, grid.n_behavior), bool),
         experiment_second=np.zeros(rows, np.int32),
-        row_mask=np.arange(rows) < len(samples),
+        row_mask=np.array([row < len(samples) and samples[row] is not None for row in range(rows)]),
         context_shown=np.tile(context_shown, (rows, 1)),
     )
     for row, sample in enumerate(samples):
+        if sample is None:
+            continue
         key = sample.window.session
         slots = neuron_slots(len(sample.neurons), n_visible, n_slots)
         recorded = np.isfinite(sample.responses)

@@ -15,7 +15,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from omnimouse_jax.recordings.kvstore import Damaged
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.classes import Plan, shown
@@ -28,6 +30,8 @@ from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, cut
 
 #: Keeps the stream of neuron choices apart from every other use of the same seed.
 NEURON_STREAM = 1
+#: The same for the order of the windows of a session.
+SESSION_STREAM = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Cutter:
     def sample(self, window: Window, neurons: np.ndarray | None = None) -> Sample:
         return cut(self.store.recording(window.session), window, self.grid, self.channels, neurons)
 
-    def batch(self, samples: Sequence[Sample], layout: Layout, program: Layout, n_rows: int) -> Batch:
+    def batch(self, samples: Sequence[Sample | None], layout: Layout, program: Layout, n_rows: int) -> Batch:
         """Neurons in slots as `layout` says, for a program that shows all of it and perhaps more."""
         return collate(
             samples,
@@ -76,6 +80,8 @@ class TrainingBatches:
     plan: Plan
     batch_size: int
     seed: int
+    weights: Float[np.ndarray, " sessions"] | None = None  # see `mixture.session_weights`
+    skip_damaged: bool = False
 
     def regime(self, step: int) -> Regime:
         """The regime of batch `step`, the same on every host."""
@@ -85,23 +91,42 @@ class TrainingBatches:
         return self.rows(step, slice(None))
 
     def rows(self, step: int, rows: slice) -> Batch:
-        """Some rows of batch `step`: a random subset of each session's neurons, in random order."""
+        """Some rows of batch `step`: a random subset of each session's neurons, in random order.
+
+        With `skip_damaged`, a window whose chunks are damaged becomes a row that is masked as a whole.
+        """
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)[rows]
-        samples = []
+        samples: list[Sample | None] = []
         for number in numbers:
             window = self.order[number]
             n_neurons = self.cutter.vocabulary.entry(window.session).n_neurons
             rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
-            samples.append(self.cutter.sample(window, rng.permutation(n_neurons)[: self.cutter.n_slots]))
+            try:
+                samples.append(self.cutter.sample(window, rng.permutation(n_neurons)[: self.cutter.n_slots]))
+            except Damaged:
+                if not self.skip_damaged:
+                    raise
+                samples.append(None)
         regime = self.regime(step)
         return self.cutter.batch(samples, self.plan.layout(regime), self.plan.program(regime), len(numbers))
 
     @cached_property
     def order(self) -> Any:  # grain.MapDataset
-        """Windows in training order, shuffled anew each epoch, without end."""
+        """Windows in training order, without end.
+
+        Shuffled anew each epoch, over all sessions at once; with `weights`, each session by itself, and the sessions take
+        turns so that any stretch holds them in these shares.
+        """
         import grain
 
-        return grain.MapDataset.source(self.windows).shuffle(seed=self.seed).repeat()
+        if self.weights is None:
+            return grain.MapDataset.source(self.windows).shuffle(seed=self.seed).repeat()
+        sessions = []
+        for number, key in enumerate(self.windows.sessions):
+            seed = int(np.random.SeedSequence([self.seed, SESSION_STREAM, number]).generate_state(1)[0])
+            numbers = grain.MapDataset.source(self.windows.numbers_of(key)).shuffle(seed=seed).repeat()
+            sessions.append(numbers.map(self.windows.__getitem__))
+        return grain.MapDataset.mix(sessions, list(self.weights))
 
     def stream(self, first: int, last: int, rows: slice, threads: int, ahead: int) -> Iterator[Batch]:
         """Batches [first, last) in order, read by `threads` threads, at most `ahead` of them early."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings.experanto_windows import window_starts
 from omnimouse_jax.recordings.sampling import read_behavior, read_responses, read_screen
 from omnimouse_jax.recordings.session import Recording
 from omnimouse_jax.recordings.splits import Blanks, tier_spans
@@ -18,6 +20,10 @@ from omnimouse_jax.tokens.grid import Grid
 
 #: Rounding of a window's end against the end of its span; far below a sample at any rate in use.
 END_TOLERANCE_S = 1e-6
+#: Sessions whose trials are read at the same time.
+READERS = 8
+
+Rule = Literal["spans", "experanto"]
 
 
 class Window(NamedTuple):
@@ -42,15 +48,18 @@ class Sample(NamedTuple):
 class WindowIndex:
     """Every window of some sessions and tiers, numbered session by session. Its size in memory is that of the spans.
 
-    Windows start every `stride_s` seconds inside each span (a maximal stretch of allowed trials), so no window straddles tiers
-    or gaps. `skipped` names sessions without a single window.
+    Window k of a span starts at `origin + step * (shift + stride * k)` of its span, so that float64 starts are met exactly
+    whatever the rule that made them. No window straddles tiers or gaps. `skipped` names sessions without a single window.
     """
 
     sessions: tuple[str, ...]
     skipped: tuple[str, ...]
     span_session: Int[np.ndarray, " spans"]
-    span_start: Float[np.ndarray, " spans"]
+    origin: Float[np.ndarray, " spans"]
+    step: Float[np.ndarray, " spans"]
+    shift: Int[np.ndarray, " spans"]
     first: Int[np.ndarray, " spans_and_end"]  # number of the first window of each span; last entry = how many there are
+    stride: int
     stride_s: float
 
     @classmethod
@@ -62,30 +71,47 @@ class WindowIndex:
         grid: Grid,
         stride_s: float,
         blanks: Blanks = "follow",
+        rule: Rule = "spans",
+        leave_out: Mapping[str, Container[str]] | None = None,
     ) -> WindowIndex:
+        """All windows that start every `stride_s` seconds.
+
+        `rule` "spans" starts anew in each span (a maximal stretch of allowed trials); "experanto" takes every so many of the
+        starts that experanto allows. Trials whose stimulus (by content) is in `leave_out` of their session count as of another
+        tier. Raises UserError if there is no window at all.
+        """
         if stride_s <= 0:
             raise UserError(f"window stride of {stride_s} s", way_out="use a positive number of seconds")
-        used: list[str] = []
-        skipped: list[str] = []
-        owners, starts, counts = [], [], []
-        for key in sessions:
-            spans = tier_spans(store.recording(key), tiers, blanks=blanks)
-            room = spans[:, 1] - spans[:, 0] - grid.seconds + END_TOLERANCE_S
-            n = np.where(room >= 0, np.floor(room / stride_s) + 1, 0).astype(np.int64)
-            if n.sum() == 0:
-                skipped.append(key)
-                continue
-            owners.append(np.full(int((n > 0).sum()), len(used), np.int64))
-            starts.append(spans[n > 0, 0])
-            counts.append(n[n > 0])
-            used.append(key)
+        if rule not in get_args(Rule):
+            raise UserError(f"window rule {rule!r}", way_out=f"use one of {', '.join(get_args(Rule))}")
+        if rule == "experanto" and leave_out:
+            raise UserError("experanto's windows leave no stimulus out", way_out="set --config.data.leave_out=nothing")
+        stride = 1 if rule == "spans" else _grid_steps(stride_s, grid)
+
+        def spans_of(key: str) -> _Spans:
+            recording = store.recording(key)
+            if rule == "experanto":
+                return _experanto_spans(recording, tiers, grid, stride, blanks)
+            out = None
+            if leave_out and leave_out[key]:
+                out = np.array([content in leave_out[key] for content in store.trial_contents(key).tolist()], bool)
+            return _own_spans(tier_spans(recording, tiers, blanks=blanks, leave_out=out), grid.seconds, stride_s)
+
+        with ThreadPoolExecutor(READERS) as pool:  # a store in the cloud answers many at once
+            found = dict(zip(sessions, pool.map(spans_of, sessions), strict=True))
+        used = [key for key in sessions if found[key].n.sum()]
         if not used:
             raise UserError(
                 f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions ({_few(sessions)})",
                 way_out="`omnimouse-jax inspect STORE` lists the tiers and hours of each session",
             )
-        first = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        return cls(tuple(used), tuple(skipped), np.concatenate(owners), np.concatenate(starts), first, float(stride_s))
+        columns = [np.concatenate(column) for column in zip(*(found[key] for key in used), strict=True)]
+        some = columns[-1] > 0
+        origin, step, shift, count = (column[some] for column in columns)
+        owner = np.repeat(np.arange(len(used)), [int((found[key].n > 0).sum()) for key in used])
+        first = np.concatenate([[0], np.cumsum(count)])
+        skipped = tuple(key for key in sessions if key not in used)
+        return cls(tuple(used), skipped, owner, origin, step, shift, first, stride, float(stride_s))
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -94,13 +120,14 @@ class WindowIndex:
         if not 0 <= number < len(self):
             raise IndexError(number)
         span = int(np.searchsorted(self.first, number, side="right")) - 1
-        start = self.span_start[span] + self.stride_s * (number - self.first[span])
-        return Window(self.sessions[self.span_session[span]], float(start))
+        at = self.shift[span] + self.stride * (number - self.first[span])
+        return Window(self.sessions[self.span_session[span]], float(self.origin[span] + self.step[span] * at))
 
     def numbers_of(self, session: str) -> range:
         """Numbers of one session's windows, in order of time within spans."""
-        spans = np.flatnonzero(self.span_session == self.sessions.index(session))
-        return range(int(self.first[spans[0]]), int(self.first[spans[-1] + 1]))
+        at = self.sessions.index(session)
+        first, last = np.searchsorted(self.span_session, [at, at + 1])
+        return range(int(self.first[first]), int(self.first[last]))
 
     def __repr__(self) -> str:
         return f"WindowIndex({len(self)} windows, {len(self.sessions)} sessions, every {self.stride_s:g} s)"
@@ -137,6 +164,43 @@ def cut(
         video=video,
         experiment_second=int(window.start - recording.responses.segment_start[0]),
     )
+
+
+class _Spans(NamedTuple):
+    """One session's spans: where their windows start (see WindowIndex) and how many there are."""
+
+    origin: Float[np.ndarray, " spans"]
+    step: Float[np.ndarray, " spans"]
+    shift: Int[np.ndarray, " spans"]
+    n: Int[np.ndarray, " spans"]
+
+
+def _own_spans(spans: Float[np.ndarray, "_ 2"], seconds: float, stride_s: float) -> _Spans:
+    room = spans[:, 1] - spans[:, 0] - seconds + END_TOLERANCE_S
+    count = np.where(room >= 0, np.floor(room / stride_s) + 1, 0).astype(np.int64)
+    return _Spans(spans[:, 0], np.full(len(spans), stride_s), np.zeros(len(spans), np.int64), count)
+
+
+def _experanto_spans(recording: Recording, tiers: Sequence[str], grid: Grid, stride: int, blanks: Blanks) -> _Spans:
+    """The stride counts allowed starts, through gaps, as experanto counts."""
+    if blanks == "follow":
+        raise UserError("experanto's windows with blanks 'follow'", way_out="set --config.data.blanks to all or none")
+    allowed = window_starts(recording, tiers, blanks == "all", grid.n_frames, float(grid.video_rate))
+    n = allowed.runs[:, 1] - allowed.runs[:, 0]
+    before = np.cumsum(n) - n
+    ahead = -before % stride  # of this run, up to the first start that is taken
+    count = np.maximum(0, -(-(n - ahead) // stride))
+    flat = np.full(len(n), 1.0)
+    return _Spans(allowed.origin * flat, allowed.step * flat, allowed.runs[:, 0] + ahead, count)
+
+
+def _grid_steps(stride_s: float, grid: Grid) -> int:
+    steps = round(stride_s * grid.video_rate)
+    if steps < 1 or abs(steps / grid.video_rate - stride_s) > END_TOLERANCE_S:
+        raise UserError(
+            f"window stride of {stride_s:g} s", way_out=f"experanto's windows need a multiple of 1/{grid.video_rate} s"
+        )
+    return steps
 
 
 def _few(keys: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.model.config import ModelConfig
+from omnimouse_jax.recordings.leaks import left_out
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.grid import Grid
@@ -61,7 +62,21 @@ class Parts:
         return Cutter(self.store, self.vocabulary, model.grid, model.behavior_channels, model.screen, slots)
 
     def windows(self, sessions: Sequence[str], tiers: Sequence[str], stride_s: float) -> WindowIndex:
-        return WindowIndex.of(self.store, sessions, tiers, self.model.grid, stride_s, self.config.data.blanks)
+        """Windows to predict, every stimulus among them."""
+        data = self.config.data
+        return WindowIndex.of(self.store, sessions, tiers, self.model.grid, stride_s, data.blanks, data.windows)
+
+    def training_windows(self) -> WindowIndex:
+        """Windows to learn from: without what the config leaves out because it is held out somewhere."""
+        config, data = self.config, self.config.data
+        sessions = self.store.chosen(data.sessions)
+        if data.leave_out == "nothing":
+            return self.windows(sessions, data.tiers, data.stride_s)
+        held = {*config.train.validation_tiers, *config.evaluation.tiers} - {*data.tiers}
+        out = left_out(self.store, sessions, tuple(config.evaluation.sessions) or sessions, held, data.leave_out)
+        return WindowIndex.of(
+            self.store, sessions, data.tiers, self.model.grid, data.stride_s, data.blanks, data.windows, out
+        )
 
 
 def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
@@ -73,6 +88,8 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
             raise UserError(f"config: {field} is {config[group][name]}", way_out="use a positive whole number")
     if config.data.blanks not in ("follow", "none", "all"):
         raise UserError(f"config: data.blanks is {config.data.blanks!r}", way_out="use 'follow', 'none' or 'all'")
+    if config.data.damaged not in ("stop", "skip"):
+        raise UserError(f"config: data.damaged is {config.data.damaged!r}", way_out="use 'stop' or 'skip'")
     if config.optimizer.warmup_steps + config.optimizer.anneal_steps > config.train.steps:
         raise UserError(
             f"config: {config.optimizer.warmup_steps} warm-up and {config.optimizer.anneal_steps} anneal steps do not fit into "

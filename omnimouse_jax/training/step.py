@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 
 from omnimouse_jax.model.config import ModelConfig
 from omnimouse_jax.model.omnimouse import OmniMouse, Predictions
+from omnimouse_jax.progress import Progress
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.training import optim, track
+from omnimouse_jax.training import optim
 from omnimouse_jax.training.objective import LossSums, loss_sums
 from omnimouse_jax.training.parallel import batch_sharding, replicated, shardings
 
@@ -123,7 +124,7 @@ def _shapes(args: Any) -> tuple[Any, ...]:
 def compile_ahead(jobs: Iterable[tuple[Program, tuple[Any, ...]]]) -> int:
     """Compiles programs for arguments like these, as many at a time as there are cores; returns how many were missing."""
     missing = list({(id(p), _shapes(args)): (p, args) for p, args in jobs if not p.has(*args)}.values())
-    progress = track.Progress(len(missing), label="compile ")
+    progress = Progress(len(missing), label="compile ")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         running = {pool.submit(program.executable, *args) for program, args in missing}
         try:

@@ -1,14 +1,12 @@
-"""What a run says of itself: metrics.jsonl, small JSON files written atomically, and one progress line."""
+"""What a run says of itself: metrics.jsonl, and small JSON files written atomically."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -52,45 +50,6 @@ class Metrics:
             return []
         whole = self.path.read_text().split("\n")[:-1]  # a line without its newline was cut off by a crash
         return [line for line in whole if line.strip()]
-
-
-class Progress:
-    """One line that says where a long job is: rewritten in place on a terminal, printed now and then elsewhere."""
-
-    def __init__(self, total: int, first: int = 0, label: str = "", out: TextIO | None = None, every_s: float = 10.0):
-        self.total, self.first, self.label = total, first, label
-        self.out = out if out is not None else sys.stderr
-        self.live = self.out.isatty()
-        self.every_s = 0.5 if self.live else every_s
-        self.start = self.last = time.monotonic()
-
-    def show(self, done: int, told: str = "", force: bool = False) -> None:
-        """`done` of `total`; prints only when it is time to."""
-        now = time.monotonic()
-        if not force and now - self.last < self.every_s:
-            return
-        self.last = now
-        here = done - self.first
-        left = (now - self.start) / here * (self.total - done) if here > 0 else float("nan")
-        line = f"{self.label}{done}/{self.total}  {told}  ETA {duration(left)}"
-        self.out.write(f"\r\x1b[K{line}" if self.live else line + "\n")
-        self.out.flush()
-
-    def close(self) -> None:
-        if self.live:
-            self.out.write("\r\x1b[K")
-            self.out.flush()
-
-
-def duration(seconds: float) -> str:
-    """75 -> 1m15s."""
-    if not np.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def _plain(value: Any) -> Any:

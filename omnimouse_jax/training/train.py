@@ -23,10 +23,12 @@ from ml_collections import ConfigDict
 from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.model.programs import plan_of
+from omnimouse_jax.progress import Progress
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.classes import shown
 from omnimouse_jax.tokens.layout import Layout
+from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches, TrainingBatches
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.training import checkpoint, columns, track
@@ -53,6 +55,7 @@ MAY_CHANGE = (
     "train.programs",
     "data.threads",
     "data.ahead",
+    "data.damaged",
     "mesh.",
     "model.attention",
     "model.scan_layers",
@@ -78,6 +81,7 @@ class Clock:
 
     start: float = dataclasses.field(default_factory=time.monotonic)
     waiting_for_data: float = 0.0
+    windows_skipped: int = 0  # of this process: their chunks were damaged
     validating: float = 0.0
 
 
@@ -92,12 +96,15 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     sessions = parts.store.chosen(config.data.sessions)
     cutter = parts.cutter(sessions, at_most=parts.model.max_neurons)
     drawn = regimes_of(config.regimes, parts.model.grid)
+    windows = parts.training_windows()
     batches = TrainingBatches(
         cutter=cutter,
-        windows=parts.windows(sessions, config.data.tiers, config.data.stride_s),
+        windows=windows,
         plan=plan_of(parts.model, drawn, cutter.n_slots, config.train.programs),
         batch_size=config.data.batch_size,
         seed=config.seed,
+        weights=session_weights(windows, parts.vocabulary, config.data.mixture, config.data.temperature),
+        skip_damaged=config.data.damaged == "skip",
     )
     rows = local_rows(parts.mesh, config.data.batch_size)
     validation = _validation_batches(parts, sessions)
@@ -121,13 +128,15 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     n_compiled = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
     compile_seconds = time.monotonic() - clock.start
     clock.start = time.monotonic()
-    progress = track.Progress(config.train.steps, first, label="train ")
+    progress = Progress(config.train.steps, first, label="train ")
 
     with _StopSignal() as stop:
         stream = batches.stream(first, config.train.steps, rows, config.data.threads, config.data.ahead)
         for step in range(first, config.train.steps):
             waited = time.monotonic()
-            batch = put_batch(next(stream), parts.mesh)
+            loaded = next(stream)
+            clock.windows_skipped += int((~loaded.row_mask).sum())
+            batch = put_batch(loaded, parts.mesh)
             clock.waiting_for_data += time.monotonic() - waited
 
             regime = batches.regime(step)
@@ -170,6 +179,7 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
         **cost,
         "seconds": time.monotonic() - clock.start,
         "seconds_waiting_for_data": clock.waiting_for_data,
+        "windows_skipped": clock.windows_skipped,
         "programs_compiled": n_compiled,
         "compile_seconds": compile_seconds,
         "checkpoint_step": saved.step_named(config.evaluation.checkpoint),
@@ -315,8 +325,9 @@ def _log(
     seconds = time.monotonic() - clock.start - clock.validating
     rate = (step - first) * batch_size / seconds
     waiting = clock.waiting_for_data / seconds
-    metrics.write(step, {**numbers, "regime": regime, "windows_per_s": rate, "waiting_for_data": waiting})
-    return f"loss {numbers['loss']:.4f}  {rate:.1f} windows/s  waiting for data {waiting:.0%}"
+    metrics.write(step, {**numbers, "regime": regime, "windows_per_s": rate, "waiting_for_data": waiting, "windows_skipped": clock.windows_skipped})
+    told = f"loss {numbers['loss']:.4f}  {rate:.1f} windows/s  waiting for data {waiting:.0%}"
+    return told + (f"  {clock.windows_skipped} damaged windows skipped" if clock.windows_skipped else "")
 
 
 class _StopSignal:

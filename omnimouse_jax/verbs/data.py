@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
+from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings.formats import FORMATS
 from omnimouse_jax.verbs.common import AddVerb
 
 
@@ -16,9 +20,10 @@ def add(verb: AddVerb) -> None:
     made.add_argument("--workers", type=int, default=1, help="sessions made at the same time (default: 1)")
 
     made = verb(ingest, "Read recordings of some format into a store.", INGEST)
-    made.add_argument("format", choices=("arrays", "experanto"), help="what SOURCE holds")
-    made.add_argument("source", help="folder of one session, or of several")
-    made.add_argument("--store", required=True, help="folder or URL of the store to write or append to")
+    made.add_argument("format", choices=tuple(FORMATS), help="what SOURCE holds")
+    made.add_argument("source", help="one session, or a folder of several")
+    made.add_argument("--store", help="folder or URL of the store to write or append to")
+    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the format")
     made.add_argument(
         "--nan-responses",
         choices=("error", "mask"),
@@ -26,10 +31,36 @@ def add(verb: AddVerb) -> None:
         help="NaN in responses: refuse, or treat as not recorded",
     )
     made.add_argument("--overwrite", action="store_true", help="replace sessions of the same key")
+    made.add_argument("--workers", type=int, default=1, help="sessions read at the same time (default: 1)")
+    made.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of stored responses; float16 halves them and rounds to 11 bits (relative error up to 4.9e-4)",
+    )
+    made.add_argument(
+        "--keep-going", action="store_true", help="write the good sessions, tell the bad ones, exit with 1"
+    )
+    made.add_argument(
+        "--verify", action="store_true", help="then read everything again and compare it with the store, value by value"
+    )
+    made.add_argument("--check", action="store_true", help="arrays: write nothing, list all problems and what is meant")
+    made.add_argument("--template", action="store_true", help="arrays: write a recording.yml to fill in into SOURCE")
 
     made = verb(inspect, "Show what a store holds: animals, sessions, neurons, rates, hours, tiers, missing data.")
     made.add_argument("store")
+    made.add_argument("--leaks", action="store_true", help="list stimuli that are both trained on and held out")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    made = verb(show, "Draw one window of a recording, and what a regime shows of it and asks for.", SHOW)
+    made.add_argument("store")
+    made.add_argument("--session", default="", help="session key (default: the first)")
+    made.add_argument("--tier", default="train", help="draw the window in the middle of this tier (default: train)")
+    made.add_argument(
+        "--start", type=float, help="draw the window from this time on instead, in seconds of the session"
+    )
+    made.add_argument("--regime", default="causal_response_25_video_behavior", help="name or expression")
+    made.add_argument("--out", type=Path, default=Path("window.png"), help="file to write: .png, .svg or .pdf")
 
 
 SYNTHESIZE = """
@@ -41,11 +72,27 @@ a true value: it is stored with each session.
   omnimouse-jax synthesize stores/many --preset colony --set n_animals=40 --workers 2
 """
 
-INGEST = """
-arrays:     one folder per session with recording.json and .npy/.npz files: what a lab without a pipeline has (docs/data.md)
-experanto:  folders with meta.yml and responses/, screen/, eye_tracker/, treadmill/
+INGEST = (
+    """
+FORMAT is one of
+"""
+    + "\n".join(f"  {name:16}{what}" for name, (_, what) in FORMATS.items())
+    + """
 
+Every session is checked before the first is written. An ingest that was stopped, killed or repeated goes on where it was: what
+the store has from the same files is skipped. New sessions may be added while a model trains on the store.
+
+  omnimouse-jax ingest arrays my_recordings/ --template          then fill in recording.yml (docs/data.md)
+  omnimouse-jax ingest arrays my_recordings/ --check
   omnimouse-jax ingest arrays my_recordings/ --store stores/lab
+  omnimouse-jax ingest experanto sessions/ --store s3://bucket/lab --workers 4 --verify
+"""
+)
+
+
+SHOW = """
+  omnimouse-jax show stores/demo --out window.png
+  omnimouse-jax show stores/demo --session m001-1 --start 62.5 --regime "responses[:0.5] + video -> responses[-0.5:]"
 """
 
 
@@ -65,24 +112,89 @@ def synthesize(arguments: argparse.Namespace) -> None:
     print(f"store: {arguments.store}   next: omnimouse-jax inspect {arguments.store}")
 
 
-def ingest(arguments: argparse.Namespace) -> None:
-    from omnimouse_jax.recordings.ingest import ingest
+def ingest(arguments: argparse.Namespace) -> int:
+    from omnimouse_jax.recordings.ingest import ingest, verify
+    from omnimouse_jax.recordings.ingest.readers import parse_options
 
-    ingest(
+    if arguments.check or arguments.template:
+        return _prepare_arrays(arguments)
+    if not arguments.store:
+        raise UserError(
+            "ingest: no store to write to", way_out="pass --store STORE (a folder, or an s3:// or gs:// URL)"
+        )
+    options = {**parse_options(arguments.format, arguments.set), "nan_responses": arguments.nan_responses}
+    done = ingest(
         arguments.format,
         arguments.source,
         arguments.store,
-        nan_responses=arguments.nan_responses,
         overwrite=arguments.overwrite,
+        workers=arguments.workers,
+        keep_going=arguments.keep_going,
+        dtype=arguments.dtype,
+        **options,
     )
+    differing = 0
+    if arguments.verify:
+        found = verify(arguments.format, arguments.source, arguments.store, workers=arguments.workers, **options)
+        differing = sum(bool(lines) for lines in found.values())
+    if done.failed or differing:
+        print(f"{len(done.failed)} sessions failed, {differing} differ from their source", file=sys.stderr)
+        return 1
     print(f"store: {arguments.store}   next: omnimouse-jax inspect {arguments.store}")
+    return 0
+
+
+def _prepare_arrays(arguments: argparse.Namespace) -> int:
+    """The steps before an ingest of plain arrays: a description to fill in, and all that is wrong with it."""
+    from omnimouse_jax.recordings.ingest.lint import lint
+    from omnimouse_jax.recordings.ingest.template import write_template
+
+    if arguments.format != "arrays":
+        raise UserError(f"ingest {arguments.format}: --check and --template are for arrays", way_out="leave them out")
+    if arguments.template:
+        path = write_template(Path(arguments.source))
+        print(f"{path}   fill it in, then: omnimouse-jax ingest arrays {arguments.source} --check")
+        return 0
+    report = lint(Path(arguments.source))
+    print("\n".join(report.lines()))
+    return 1 if report.n_errors else 0
 
 
 def inspect(arguments: argparse.Namespace) -> None:
-    from omnimouse_jax.recordings import inspect
+    from omnimouse_jax.recordings import inspect, leaks
+    from omnimouse_jax.recordings.store import Store
 
+    if arguments.leaks:
+        found = leaks.leaks(Store.open(arguments.store))
+        print(json.dumps([leak._asdict() for leak in found], indent=1) if arguments.json else leaks.render(found))
+        return
     print(
         inspect.as_json(arguments.store)
         if arguments.json
         else inspect.render(arguments.store, width=None if sys.stdout.isatty() else 160)
     )
+
+
+def show(arguments: argparse.Namespace) -> None:
+    from omnimouse_jax.recordings.session import BEHAVIOR_CHANNELS
+    from omnimouse_jax.recordings.store import Store
+    from omnimouse_jax.tokens.grid import Grid
+    from omnimouse_jax.tokens.pipeline import slots_for
+    from omnimouse_jax.tokens.regimes import get
+    from omnimouse_jax.tokens.window_figure import draw
+    from omnimouse_jax.tokens.windows import Window, WindowIndex, cut
+
+    store, grid = Store.open(arguments.store), Grid()
+    key = arguments.session or store.keys[0]
+    recording = store.recording(key)
+    if arguments.start is None:
+        index = WindowIndex.of(store, [key], [arguments.tier], grid, grid.seconds)
+        window = index[len(index) // 2]
+    else:
+        window = Window(key, arguments.start)
+    own = [name for name in recording.channels if name not in BEHAVIOR_CHANNELS]
+    channels = (*BEHAVIOR_CHANNELS, *own)
+    sample = cut(recording, window, grid, channels)
+    regime = get(arguments.regime, grid)
+    draw(sample, grid, channels, regime, max(slots_for(recording.n_neurons), 4096), arguments.out)
+    print(f"{arguments.out}: session {key}, {grid.seconds:g} s from {window.start:.2f} s")

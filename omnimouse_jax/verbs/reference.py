@@ -56,8 +56,8 @@ A .json of the released config and the sessions is written beside the file. What
 def check_reference(arguments: argparse.Namespace) -> int:
     from omnimouse_jax.evaluate.reference_check import check_case, layout_of, open_triple
     from omnimouse_jax.evaluate.reference_steps import check_steps, has_steps
+    from omnimouse_jax.progress import Progress
     from omnimouse_jax.training.setup import enable_compilation_cache
-    from omnimouse_jax.training.track import Progress
 
     enable_compilation_cache()
     triple = open_triple(arguments.triple)

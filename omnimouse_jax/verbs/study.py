@@ -43,7 +43,7 @@ to reproduce it. Figures also as PNG and SVG, numbers as CSV.
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    from omnimouse_jax.training.track import duration
+    from omnimouse_jax.progress import duration
 
     start = time.monotonic()
     config, study = load_config(arguments), Path(arguments.workdir)

@@ -34,7 +34,6 @@ import numpy as np
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.description import Description
-from omnimouse_jax.recordings.ingest.files import checksum, stamp
 from omnimouse_jax.recordings.ingest.tables import read_table, screen_from_table, trial_columns
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import hold_out_last, overlap_seconds
@@ -97,8 +96,6 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
         behavior[name] = _signal(d, f"behavior {name}", stream, tuple(channels))
     screen, trials = _stimulus_and_trials(d, responses)
     trials = _tiers(d, trials)
-    files = [path, *sorted(d.mentioned())]
-    options = {"nan_responses": nan_responses}
     original = spec.get("original_rate")
     rec = Recording(
         key=key,
@@ -109,11 +106,6 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
         screen=screen,
         neurons={name: d.array(ref, f"neurons {name}") for name, ref in d.mapping(d.fields, "neurons", {}).items()},
         provenance={
-            "reader": "arrays",
-            "source": str(folder.absolute()),
-            "options": options,
-            "checksum": checksum(files, folder, options),
-            "stamp": stamp(files, folder, options),
             "original_rate": None if original is None else float(original),
             "description": d.fields,
         },

@@ -19,12 +19,10 @@ import numpy as np
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.files import (
     NpyHeader,
-    checksum,
     field,
     load_array,
     load_mapping,
     load_raw,
-    stamp,
 )
 from omnimouse_jax.recordings.lazy import Pieces
 from omnimouse_jax.recordings.session import MODALITIES, Recording, Screen, Signal, Trials
@@ -107,8 +105,6 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
     screen, trials = None, _whole(responses)
     if (folder / "screen").is_dir():
         screen, trials = _screen(key, folder / "screen")
-    files = source_files(folder)
-    options = {"nan_responses": nan_responses}
     rec = Recording(
         key=key,
         animal=animal,
@@ -120,11 +116,6 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
         behavior_mean=mean,
         behavior_scale=scale,
         provenance={
-            "reader": "experanto",
-            "source": str(folder.absolute()),
-            "options": options,
-            "checksum": checksum(files, folder, options),
-            "stamp": stamp(files, folder, options),
             "original_rate": meta.get("original_sampling_rate"),
             "devices": devices,
         },

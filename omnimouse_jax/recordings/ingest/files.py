@@ -129,9 +129,16 @@ def check_fields(session: str, path: Path, where: str, given: Iterable[str], kno
     """Raises at the first unknown field and names the nearest known one."""
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), 1)
-            hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(sorted(known))}"
-            raise UserError(f"session {session}: file {path}: unknown field {name} in {where}", way_out=hint)
+            raise UserError(
+                f"session {session}: file {path}: unknown field {name} in {where}", way_out=nearest(str(name), known)
+            )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What somebody who wrote `name` may have meant."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
 
 
 def stamp(files: Iterable[Path], root: Path, options: Mapping[str, Any]) -> str:
@@ -139,21 +146,28 @@ def stamp(files: Iterable[Path], root: Path, options: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
     for path in files:
         status = path.stat()
-        digest.update(f"{_below(path, root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{below(path, root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def checksum(files: Iterable[Path], root: Path, options: Mapping[str, Any]) -> str:
-    """sha256 over names and contents of the files and the reader's options."""
-    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
+def checksums(files: Iterable[Path], root: Path) -> dict[str, str]:
+    """sha256 of each file by its name below `root`."""
+    out = {}
     for path in files:
         with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{_below(path, root)}\0{content}\n".encode())
-    return digest.hexdigest()[:32]
+            out[below(path, root)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
 
 
-def _below(path: Path, root: Path) -> str:
+def checksum(sums: Mapping[str, str], options: Mapping[str, Any]) -> str:
+    """One fingerprint over the contents of files and the reader's options."""
+    return hashlib.sha256(json.dumps([sums, dict(options)], sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def below(path: Path, root: Path) -> str:
+    """The name of a file as seen from the session's folder (its own name where it is the session)."""
+    if path == root:
+        return path.name
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 

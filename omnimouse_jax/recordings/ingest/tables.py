@@ -256,6 +256,7 @@ def _with_blanks(trials: Trials) -> Trials:
         "modality": np.append(trials.modality, np.full(n, "blank")),
         "stimulus": np.append(trials.stimulus, np.full(n, "")),
         "valid": np.append(trials.valid, np.ones(n, bool)),
+        "withheld": np.append(trials.withheld, np.zeros(n, bool)),
     }
     order = np.argsort(columns["start"], kind="stable")
     return Trials(**{name: column[order] for name, column in columns.items()})

@@ -1,0 +1,11 @@
+"""Which formats of recordings can be read. Light: the command line shows it before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Format -> module below `recordings.ingest`, and what its SOURCE is.
+FORMATS: Mapping[str, tuple[str, str]] = {
+    "arrays": ("arrays", "folders with recording.json and .npy/.npz files: what a lab without a pipeline has"),
+    "experanto": ("experanto", "folders with responses/, screen/, eye_tracker/, treadmill/"),
+}
