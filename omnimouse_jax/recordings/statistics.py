@@ -86,18 +86,25 @@ def frame_hashes(frames: Shaped[np.ndarray, "n height width"]) -> list[bytes]:
 def trial_contents(trials: Trials, screen: Screen | None, hashes: list[bytes]) -> Shaped[np.ndarray, " trials"]:
     """A name for what each trial showed, from the pixels: equal names, equal frames in equal order. "" for blanks.
 
-    Without a screen the reader's own names stand in, marked as such.
+    Trials that the reader calls by one name were shown the same clip, some perhaps shorter: they have the name of the
+    longest. Without a screen the reader's own names stand in, marked as such.
     """
     if screen is None:
         return np.array([f"name:{s}" if s else "" for s in trials.stimulus], dtype=str)
     first = np.searchsorted(screen.times, trials.start + 1e-4, side="right") - 1
     last = np.searchsorted(screen.times, trials.end - 1e-4, side="left")
-    names = []
+    names: list[str] = []
+    counts: list[int] = []
     for lo, hi in zip(np.maximum(first, 0), last, strict=True):
         shown: Int[np.ndarray, " events"] = screen.frame[lo:hi]
         shown = shown[shown >= 0]
         digest = hashlib.blake2b(b"".join(hashes[f] for f in shown), digest_size=8)
         names.append(digest.hexdigest() if len(shown) else "")
+        counts.append(len(shown))
+    longest: dict[str, str] = {}
+    for k in np.argsort(-np.array(counts), kind="stable"):
+        if names[k] and trials.stimulus[k]:
+            names[k] = longest.setdefault(str(trials.stimulus[k]), names[k])
     return np.array(names, dtype=str)
 
 

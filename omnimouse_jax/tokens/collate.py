@@ -15,7 +15,12 @@ from omnimouse_jax.tokens.windows import Sample
 
 
 def neuron_slots(n_neurons: int, n_visible: int, n_slots: int) -> Int[np.ndarray, " neurons"]:
-    """The slot of each of a row's neurons, in the row's order, among `n_slots` of which [0, n_visible) are shown.
+    """The slot of each of a row's neurons, in the row's order, among `n_slots` of which [0, n_visible) are shown."""
+    return np.concatenate([np.arange(run.start, run.stop) for run in slot_runs(n_neurons, n_visible, n_slots)])
+
+
+def slot_runs(n_neurons: int, n_visible: int, n_slots: int) -> tuple[range, ...]:
+    """The slots of a row's neurons, in the row's order, as runs of neighbours.
 
     A regime is laid out for full rows: it shows the first slots and asks for the last ones. A row with fewer neurons keeps
     that meaning: its first neurons end where the shown slots end, the others end at the last slot, padding lies in front of
@@ -27,11 +32,10 @@ def neuron_slots(n_neurons: int, n_visible: int, n_slots: int) -> Int[np.ndarray
             f"{n_neurons} neurons do not fit into {n_slots} slots", way_out="raise --config.model.max_neurons"
         )
     if n_visible in (0, n_slots):
-        return np.arange(n_slots - n_neurons, n_slots)
+        return (range(n_slots - n_neurons, n_slots),)
     share = max(0.5, n_visible / n_slots)
     shown = min(n_visible, int(n_neurons * share))
-    held_back = n_neurons - shown
-    return np.concatenate([np.arange(n_visible - shown, n_visible), np.arange(n_slots - held_back, n_slots)])
+    return range(n_visible - shown, n_visible), range(n_slots - (n_neurons - shown), n_slots)
 
 
 def collate(
@@ -70,12 +74,16 @@ def collate(
         if sample is None:
             continue
         key = sample.window.session
-        slots = neuron_slots(len(sample.neurons), n_visible, n_slots)
-        recorded = np.isfinite(sample.responses)
-        batch.responses[row][:, slots] = np.where(recorded, sample.responses, 0)
-        batch.response_mask[row][:, slots] = recorded
-        batch.neuron_mask[row, slots] = True
-        batch.neuron_rows[row, slots] = vocabulary.neuron_rows(key)[sample.neurons]
+        table_rows, done = vocabulary.neuron_rows(key)[sample.neurons], 0
+        for run in slot_runs(len(sample.neurons), n_visible, n_slots):
+            slots, neurons = slice(run.start, run.stop), slice(done, done + len(run))
+            responses = sample.responses[:, neurons]
+            recorded = batch.response_mask[row, :, slots]
+            np.isfinite(responses, out=recorded)
+            np.copyto(batch.responses[row, :, slots], responses, where=recorded)
+            batch.neuron_mask[row, slots] = True
+            batch.neuron_rows[row, slots] = table_rows[neurons]
+            done += len(run)
         batch.session_rows[row] = vocabulary.session_row(key)
         batch.animal_rows[row] = vocabulary.animal_row(key)
         if sample.video is not None:

@@ -41,14 +41,18 @@ def draw(sample: Sample, grid: Grid, channels: tuple[str, ...], regime: Regime, 
     behavior = {"input": SHOWN, "target": ASKED, "hidden": HIDDEN}[layout.behavior]
     views = [
         ("recorded", np.full(sample.responses.shape, SHOWN), np.full(grid.n_frames, SHOWN), SHOWN),
-        (expression(regime, grid), response_states(layout, sample), frame_states(regime, grid), behavior),
+        (
+            f"regime {regime.name}" if regime.name else "the regime",
+            response_states(layout, sample),
+            frame_states(regime, grid),
+            behavior,
+        ),
     ]
     known = [c for c in range(len(channels)) if np.isfinite(sample.behavior[c]).any()]
     figure = Figure(figsize=(11, 5.2 + 0.35 * len(known)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"session {sample.window.session}, {grid.seconds:g} s from {sample.window.start:.2f} s", fontsize=11
-    )
+    told = f"session {sample.window.session}, {grid.seconds:g} s from {sample.window.start:.2f} s"
+    figure.suptitle(f"{told}\n{expression(regime, grid)}", fontsize=10)
     axes = figure.subplots(3, 2, gridspec_kw={"height_ratios": [1.1, 4, 0.4 + 0.45 * max(1, len(known))]})
     order = np.argsort(views[1][1].max(axis=0) * 2 + (views[1][1] == SHOWN).any(axis=0), kind="stable")
     for column, (title, responses, frames, state) in enumerate(views):
@@ -56,7 +60,8 @@ def draw(sample: Sample, grid: Grid, channels: tuple[str, ...], regime: Regime, 
         video.set_title(title, fontsize=10, loc="left")
         _video(video, sample, frames, grid)
         _raster(raster, sample.responses, responses, order, grid)
-        _traces(traces, sample.behavior, channels, known, state, grid)
+        names = [channels[c] if column == 0 else "" for c in known]
+        _traces(traces, sample.behavior[known], names, state, grid)
         if column == 0:
             raster.set_ylabel(f"{len(sample.neurons)} neurons")
     handles = [Patch(color=COLOR[state], label=LABEL[state]) for state in (SHOWN, ASKED, HIDDEN)]
@@ -119,17 +124,14 @@ def _raster(
     axis.tick_params(labelbottom=False, labelsize=8)
 
 
-def _traces(
-    axis: Any, behavior: Float[np.ndarray, "C T"], channels: tuple[str, ...], known: list[int], state: int, grid: Grid
-) -> None:
+def _traces(axis: Any, behavior: Float[np.ndarray, "C T"], names: list[str], state: int, grid: Grid) -> None:
     times = np.arange(grid.n_behavior) / grid.behavior_rate
-    for row, channel in enumerate(known):
-        trace = behavior[channel] - np.nanmean(behavior[channel])
+    for row, trace in enumerate(behavior - np.nanmean(behavior, axis=1, keepdims=True)):
         size = max(float(np.nanmax(np.abs(trace))), 1e-9)
         axis.plot(times, -row + 0.42 * trace / size, color=COLOR[state], lw=1.3)
     axis.set_xlim(0, grid.seconds)
-    axis.set_ylim(-max(1, len(known)) + 0.4, 0.6)
-    axis.set_yticks([-row for row in range(len(known))], [channels[c] for c in known], fontsize=8)
+    axis.set_ylim(-max(1, len(names)) + 0.4, 0.6)
+    axis.set_yticks([-row for row in range(len(names))], names, fontsize=8)
     axis.set_xticks(np.linspace(0, grid.seconds, 5))
     axis.set_xlabel("seconds", fontsize=9)
     axis.tick_params(labelsize=8)
