@@ -230,3 +230,30 @@ def test_killed_at_any_moment_it_leaves_whole_sessions_and_goes_on(workers: int,
     assert Store.open(store).keys == whole.keys
     assert min(seen) < 6, "it was never interrupted"
     assert ingest("arrays", source, store, say=quiet).skipped == whole.keys
+
+
+def test_repeats_of_a_clip_stay_in_one_tier_by_the_rule_of_the_description(tmp_path: Path) -> None:
+    """The clips of two mice are equal: each has one tier in both, and nothing leaks."""
+    from omnimouse_jax.recordings.leaks import leaks
+
+    for name, seed in (("a", 1), ("b", 2)):
+        folder = session(tmp_path / "in" / name, seed, samples=1500)
+        description = json.loads((folder / "recording.json").read_text())
+        table = (folder / "stimulus.csv").read_text().replace(",test", ",train")
+        (folder / "stimulus.csv").write_text(table)
+        description["tiers"] = {"hold_out_stimuli": 0.5}
+        (folder / "recording.json").write_text(json.dumps(description))
+    ingest("arrays", tmp_path / "in", tmp_path / "store", say=quiet)
+    store = Store.open(tmp_path / "store")
+    assert leaks(store) == []
+    tiers = {}
+    for key in store.keys:
+        trials = store.recording(key).trials
+        assert set(trials.tier[trials.modality != "blank"]) == {"train", "test"}
+        for content, tier, kind in zip(store.trial_contents(key), trials.tier, trials.modality, strict=True):
+            if kind != "blank":
+                assert tiers.setdefault(str(content), str(tier)) == tier
+    description["tiers"] = {"hold_out_stimuli": 0.5, "hold_out_last": 0.2}
+    (folder / "recording.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="tiers: hold_out_stimuli beside hold_out_last"):
+        arrays.read_session(folder)

@@ -13,7 +13,8 @@ One folder per session with `recording.json` (or .yml, .yaml). An ARRAY is the n
     stimulus   {frames: ARRAY (n, height, width), times: ARRAY, frame: ARRAY of frame numbers (-1: grey), end, grey}
           or   {table, size: [height, width], rate, screen_deg: [height, width], grey}   (optional)
     trials     table                 (optional; with a stimulus table they are one)
-    tiers      {hold_out_last: 0.2, tier: test, validation_last: 0.1}   (optional)
+    tiers      {hold_out_last: 0.2, tier: test, validation_last: 0.1}, or {hold_out_stimuli: 0.2, validation_stimuli: 0.1}
+               (optional)
 
 A table is the name of a .csv file with a header, or {column: ARRAY or one value for all rows}. Columns of a stimulus
 table: onset and offset (s); what was shown, one of: file (a .npy image or clip; clip_rate, frames per second), draw =
@@ -36,7 +37,7 @@ from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.description import Description
 from omnimouse_jax.recordings.ingest.tables import read_table, screen_from_table, trial_columns
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
-from omnimouse_jax.recordings.splits import hold_out_last, overlap_seconds
+from omnimouse_jax.recordings.splits import hold_out_last, hold_out_stimuli, overlap_seconds
 from omnimouse_jax.recordings.validate import check_recording, check_responses
 
 NAMES = ("recording.json", "recording.yml", "recording.yaml")
@@ -245,12 +246,20 @@ def _cut(responses: Signal) -> Trials:
 def _tiers(d: Description, trials: Trials) -> Trials:
     """Applies the rule of the description, on top of the tiers given per trial."""
     rule = d.mapping(d.fields, "tiers", {})
-    d.check("tiers", rule, ("hold_out_last", "tier", "validation_last"))
+    d.check("tiers", rule, ("hold_out_last", "tier", "validation_last", "hold_out_stimuli", "validation_stimuli"))
+    name = str(rule.get("tier", "test"))
+    if "hold_out_stimuli" in rule:
+        if "hold_out_last" in rule or "validation_last" in rule:
+            raise d.error("tiers: hold_out_stimuli beside hold_out_last", "choose one of the two rules")
+        share, validation = (d.number(rule, f, "tiers", 0.0) for f in ("hold_out_stimuli", "validation_stimuli"))
+        try:
+            return hold_out_stimuli(trials, share, name, validation)
+        except UserError as error:
+            raise d.error(f"tiers: {error.what}", error.way_out) from None
     if "hold_out_last" not in rule:
         return trials
     held = d.number(rule, "hold_out_last", "tiers")
     validation = d.number(rule, "validation_last", "tiers", 0.0)
-    name = str(rule.get("tier", "test"))
     if min(held, validation) < 0 or held + validation >= 1:
         told = f"hold_out_last {held:g}" + (f", validation_last {validation:g}" if validation else "")
         raise d.error(f"tiers {told}", "give fractions of the trials, less than 1 together")
