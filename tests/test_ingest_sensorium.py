@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omnimouse_jax.recordings.ingest import sensorium2022, sensorium2023
-from omnimouse_jax.recordings.ingest.sensorium_files import pack, unpack
-from omnimouse_jax.recordings.ingest.sensorium_official import (
+from omnimouse_jax.recordings.ingest.sensorium import images as sensorium2022
+from omnimouse_jax.recordings.ingest.sensorium import videos as sensorium2023
+from omnimouse_jax.recordings.ingest.sensorium.files import pack, unpack
+from omnimouse_jax.recordings.ingest.sensorium.official import (
     drawn_neurons,
     response_precision,
     static_trial,

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.ingest import sensorium2022, sensorium2023
 from omnimouse_jax.recordings.ingest.engine import ingest, verify
-from omnimouse_jax.recordings.ingest.sensorium_official import drawn_neurons, static_trial, video_trial
+from omnimouse_jax.recordings.ingest.sensorium import images as sensorium2022
+from omnimouse_jax.recordings.ingest.sensorium import videos as sensorium2023
+from omnimouse_jax.recordings.ingest.sensorium.official import drawn_neurons, static_trial, video_trial
 from omnimouse_jax.recordings.sampling import read_behavior
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.grid import Grid

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.session import UNUSED_TIERS
 from omnimouse_jax.recordings.store import Store

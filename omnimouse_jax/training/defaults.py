@@ -30,7 +30,9 @@ def base(size: str = "1M") -> ConfigDict:
     config.data.stride_s = 1 / 30  # seconds between the starts of neighbouring training windows
     config.data.blanks = "follow"  # blank screens between trials: "follow", "none" or "all"
     config.data.windows = "spans"  # where windows start: anew in each stretch of trials, or where "experanto" lets them
-    config.data.leave_out = "nothing"  # stimuli held out in the same "session", "animal" or "any" session are not trained on
+    config.data.leave_out = (
+        "nothing"  # stimuli held out in the same "session", "animal" or "any" session are not trained on
+    )
     config.data.mixture = "duration"  # how often a session is drawn: by "duration", "neurons", or all alike ("uniform")
     config.data.temperature = 1.0  # above 1: closer to uniform; below 1: further from it
     config.data.damaged = "stop"  # a damaged chunk: "stop" the run, or "skip" the window and count it

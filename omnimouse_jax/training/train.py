@@ -325,7 +325,16 @@ def _log(
     seconds = time.monotonic() - clock.start - clock.validating
     rate = (step - first) * batch_size / seconds
     waiting = clock.waiting_for_data / seconds
-    metrics.write(step, {**numbers, "regime": regime, "windows_per_s": rate, "waiting_for_data": waiting, "windows_skipped": clock.windows_skipped})
+    metrics.write(
+        step,
+        {
+            **numbers,
+            "regime": regime,
+            "windows_per_s": rate,
+            "waiting_for_data": waiting,
+            "windows_skipped": clock.windows_skipped,
+        },
+    )
     told = f"loss {numbers['loss']:.4f}  {rate:.1f} windows/s  waiting for data {waiting:.0%}"
     return told + (f"  {clock.windows_skipped} damaged windows skipped" if clock.windows_skipped else "")
 

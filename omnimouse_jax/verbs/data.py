@@ -146,8 +146,8 @@ def ingest(arguments: argparse.Namespace) -> int:
 
 def _prepare_arrays(arguments: argparse.Namespace) -> int:
     """The steps before an ingest of plain arrays: a description to fill in, and all that is wrong with it."""
-    from omnimouse_jax.recordings.ingest.lint import lint
-    from omnimouse_jax.recordings.ingest.template import write_template
+    from omnimouse_jax.recordings.ingest.arrays.lint import lint
+    from omnimouse_jax.recordings.ingest.arrays.template import write_template
 
     if arguments.format != "arrays":
         raise UserError(f"ingest {arguments.format}: --check and --template are for arrays", way_out="leave them out")

@@ -58,6 +58,10 @@ def parse_options(format: str, settings: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             out[name] = text
         default = known[name]
+        if isinstance(default, str):
+            out[name] = text  # a name may look like a number
+        if isinstance(default, tuple) and isinstance(out[name], list):
+            out[name] = tuple(out[name])
         if default is not None and not isinstance(out[name], type(default)):
             if isinstance(default, float) and isinstance(out[name], int):
                 out[name] = float(out[name])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse_jax.recordings.ingest.description import Description, is_reference
+from omnimouse_jax.recordings.ingest.arrays.description import Description, is_reference
 from omnimouse_jax.recordings.ingest.files import load_array
 from omnimouse_jax.recordings.lazy import Pieces
 from omnimouse_jax.recordings.session import Screen, Trials
@@ -57,8 +57,11 @@ def read_table(d: Description, given: Any, where: str) -> Table:
 def _read_csv(d: Description, path: Path, where: str) -> Table:
     if not path.is_file():
         raise d.error(f"{where}: file {path} is missing", "put it there or correct the name")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise d.error(f"{where}: file {path} is no text", "save it as .csv in UTF-8") from error
     if not rows:
         raise d.error(f"{where}: file {path} is empty", "give a header and one row per trial")
     header = [name.strip() for name in rows[0]]
@@ -86,7 +89,7 @@ def numbers(d: Description, table: Table, name: str, default: Any = None) -> np.
             continue
         try:
             out[k] = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             raise d.error(f"{table.where}: {name} of row {k} is {str(value)!r}", "give a number") from None
     return out
 
@@ -224,6 +227,8 @@ class _Shown:
         stored = load_array(d.key, path)
         if stored.ndim not in (2, 3):
             raise d.error(f"{self._where}: file {path} has shape {stored.shape}", "give a grey image or clip")
+        if 0 in stored.shape:
+            raise d.error(f"{self._where}: file {path} has shape {stored.shape}", "give at least one frame")
         n = len(stored) if stored.ndim == 3 else 1
         shape = (n, *stored.shape[-2:])
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.ingest.sensorium_files import (
+from omnimouse_jax.recordings.ingest.sensorium.files import (
     Tree,
     all_zero,
     channel_scales,

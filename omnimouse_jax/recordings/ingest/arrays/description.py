@@ -49,13 +49,24 @@ class Description:
     def array(self, reference: Any, where: str) -> np.ndarray:
         """The array that a field names: `file.npy`, `file.npz:name`, or a list of values."""
         if isinstance(reference, list):
-            return np.asarray(reference)
+            try:
+                return np.asarray(reference)
+            except ValueError as error:
+                raise self.error(f"{where}: a list of unlike parts", "give one number per entry") from error
         if not isinstance(reference, str):
             raise self.error(f"{where}: no file given", "name a .npy file, file.npz:name, or a list of values")
         path, member = self.locate(reference)
         if path.suffix not in (".npy", ".npz"):
             raise self.error(f"{where}: file {reference} is neither .npy nor .npz", "save it with numpy.save")
         return load_array(self.key, path, member)
+
+    def numbers(self, reference: Any, where: str, kind: type = float) -> np.ndarray:
+        """The array that a field names as float64 or int64, one axis."""
+        values = self.array(reference, where)
+        try:
+            return np.asarray(values, np.float64 if kind is float else np.int64).ravel()
+        except (TypeError, ValueError) as error:
+            raise self.error(f"{where}: not numbers", "give one number per entry") from error
 
     def locate(self, reference: str) -> tuple[Path, str | None]:
         """(file, array in it) of a reference, relative to the description."""

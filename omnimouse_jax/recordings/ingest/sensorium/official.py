@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.ingest.sensorium2022 import IMAGE_ON_S, RESPONSE_RATE, RESPONSE_ROW, quarter
-from omnimouse_jax.recordings.ingest.sensorium_files import precision, unpack
+from omnimouse_jax.recordings.ingest.sensorium.files import precision, unpack
+from omnimouse_jax.recordings.ingest.sensorium.images import IMAGE_ON_S, RESPONSE_RATE, RESPONSE_ROW, quarter
 from omnimouse_jax.recordings.sampling import screen_events
 from omnimouse_jax.recordings.session import Recording, Signal
 

@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.ingest.description import Description
-from omnimouse_jax.recordings.ingest.tables import read_table, screen_from_table, trial_columns
+from omnimouse_jax.recordings.ingest.arrays.description import Description
+from omnimouse_jax.recordings.ingest.arrays.marks import FILL_IN, marks
+from omnimouse_jax.recordings.ingest.arrays.tables import read_table, screen_from_table, trial_columns
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import hold_out_last, hold_out_stimuli, overlap_seconds
 from omnimouse_jax.recordings.validate import check_recording, check_responses
@@ -43,6 +44,7 @@ from omnimouse_jax.recordings.validate import check_recording, check_responses
 NAMES = ("recording.json", "recording.yml", "recording.yaml")
 FIELDS = ("key", "animal", "responses", "neurons", "behavior", "stimulus", "trials", "tiers")
 SIGNAL_FIELDS = ("file", "rate", "start", "segments", "original_rate", "channels")
+TIER_FIELDS = ("hold_out_last", "tier", "validation_last", "hold_out_stimuli", "validation_stimuli")
 #: Length of the trials that a recording without any is cut into, seconds.
 TRIAL_SECONDS = 10.0
 #: Share of the trials' time that must have been recorded.
@@ -83,9 +85,12 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
         raise UserError(f"folder {folder}: no recording.json", way_out="write one as docs/data.md shows")
     d = Description(path, folder.name)
     d.check("the description", d.fields, FIELDS)
+    open_field = next(marks(d.fields), None)
+    if open_field is not None:
+        raise d.error(f"field {open_field} is still {FILL_IN}", "fill it in")
     key, animal = d.key, d.text(d.fields, "animal")
     spec = d.mapping(d.fields, "responses")
-    responses = _signal(d, "responses", spec, None)
+    responses = signal_of(d, "responses", spec, None)
     check_responses(key, str(spec.get("file")), responses.values, nan_responses)
     behavior = {}
     for name, stream in d.mapping(d.fields, "behavior", {}).items():
@@ -94,7 +99,7 @@ def read_session(folder: Path, nan_responses: str = "error") -> Recording:
         channels = stream.get("channels")
         if not isinstance(channels, list) or not all(isinstance(c, str) for c in channels):
             raise d.error(f"behavior {name}: channels missing", "name every column of the file")
-        behavior[name] = _signal(d, f"behavior {name}", stream, tuple(channels))
+        behavior[name] = signal_of(d, f"behavior {name}", stream, tuple(channels))
     screen, trials = _stimulus_and_trials(d, responses)
     trials = _tiers(d, trials)
     original = spec.get("original_rate")
@@ -138,7 +143,7 @@ def source_files(folder: Path) -> list[Path]:
     return [path, *sorted(d.mentioned())]
 
 
-def _signal(d: Description, what: str, spec: Mapping[str, Any], channels: tuple[str, ...] | None) -> Signal:
+def signal_of(d: Description, what: str, spec: Mapping[str, Any], channels: tuple[str, ...] | None) -> Signal:
     """A stream of the description, (trials, time, columns) laid end to end as segments."""
     d.check(what, spec, SIGNAL_FIELDS)
     values = d.array(spec.get("file"), what)
@@ -168,7 +173,7 @@ def _signal(d: Description, what: str, spec: Mapping[str, Any], channels: tuple[
         return Signal.continuous(values, rate, start_time, channels=channels)
     if not isinstance(segments, dict):
         raise d.error(f"{what}: segments are not a set of fields", "give start (and length) of each")
-    length = np.asarray(d.array(segments.get("length"), f"{what} segments length"), np.int64)
+    length = d.numbers(segments.get("length"), f"{what} segments length", int)
     if int(length.sum()) != len(values):
         raise d.error(
             f"{what}: file {spec['file']} has {len(values)} samples, its segments {int(length.sum())}",
@@ -183,7 +188,7 @@ def _starts(d: Description, what: str, segments: Mapping[str, Any], n: int) -> n
     if "every" in segments:
         first = d.number(segments, "first", f"{what} segments", 0.0)
         return first + np.arange(n) * d.number(segments, "every", f"{what} segments")
-    start = np.asarray(d.array(segments.get("start"), f"{what} segments start"), np.float64)
+    start = d.numbers(segments.get("start"), f"{what} segments start")
     if start.shape != (n,):
         raise d.error(f"{what}: {start.size} segment starts for {n} segments", "give one start per segment")
     return start
@@ -209,14 +214,14 @@ def _stimulus_and_trials(d: Description, responses: Signal) -> tuple[Screen | No
 
 def _frames(d: Description, spec: Mapping[str, Any]) -> Screen:
     frames = d.array(spec.get("frames"), "stimulus frames")
-    times = np.asarray(d.array(spec.get("times"), "stimulus times"), np.float64)
+    times = d.numbers(spec.get("times"), "stimulus times")
     if frames.ndim != 3:
         raise d.error(
             f"stimulus: file {spec['frames']} has shape {frames.shape}", "give grey frames (n, height, width)"
         )
     number = np.arange(len(frames))
     if "frame" in spec:
-        number = np.asarray(d.array(spec["frame"], "stimulus frame"), np.int64)
+        number = d.numbers(spec["frame"], "stimulus frame", int)
     if len(number) != len(times):
         raise d.error(f"stimulus: {len(times)} times for {len(number)} frames", "give one time per frame shown")
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
@@ -246,7 +251,7 @@ def _cut(responses: Signal) -> Trials:
 def _tiers(d: Description, trials: Trials) -> Trials:
     """Applies the rule of the description, on top of the tiers given per trial."""
     rule = d.mapping(d.fields, "tiers", {})
-    d.check("tiers", rule, ("hold_out_last", "tier", "validation_last", "hold_out_stimuli", "validation_stimuli"))
+    d.check("tiers", rule, TIER_FIELDS)
     name = str(rule.get("tier", "test"))
     if "hold_out_stimuli" in rule:
         if "hold_out_last" in rule or "validation_last" in rule:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.ingest.sensorium_files import (
+from omnimouse_jax.recordings.ingest.sensorium.files import (
     Tree,
     all_zero,
     channel_scales,
