@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,13 +12,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.session import Recording, Trials
+from omnimouse_jax.recordings.session import Recording, Signal, Trials
 
 Spans = Float[np.ndarray, "_ 2"]
 Blanks = Literal["follow", "none", "all"]
 
 #: Seconds by which one trial may end before the next begins and still be joined to it.
 TOUCHING = 1e-3
+#: Length of the trials that a recording without any is cut into, seconds.
+TRIAL_SECONDS = 10.0
 
 
 def tier_spans(
@@ -67,15 +70,31 @@ def _followed(
     return np.where(follows & free, np.clip(max_blank_s - before, 0.0, end - start), 0.0)
 
 
-def hold_out_last(trials: Trials, fraction: float, tier: str = "test") -> Trials:
-    """A copy in which the last `fraction` of the trials (rounded, at least one) has `tier`; untiered blanks stay so."""
-    if not 0.0 <= fraction < 1.0:
-        raise UserError(f"hold_out_last {fraction:g}", way_out="give a fraction of the trials between 0 and 1")
+def hold_out_last(trials: Trials, fraction: float, tier: str = "test", validation: float = 0.0) -> Trials:
+    """A copy in which the last `fraction` of the trials (rounded, at least one) has `tier`, and a share of `validation`
+    before them "validation"; untiered blanks stay so.
+    """
+    if min(fraction, validation) < 0 or fraction + validation >= 1:
+        told = f"hold_out_last {fraction:g}" + (f", validation_last {validation:g}" if validation else "")
+        raise UserError(told, way_out="give fractions of the trials between 0 and 1, less than 1 together")
     shown = np.flatnonzero((trials.modality != "blank") | ~np.isin(trials.tier, ["", "blank"]))
-    n = 0 if fraction == 0 or len(shown) == 0 else max(1, round(len(shown) * fraction))
     names = trials.tier.astype(object)
-    names[shown[len(shown) - n :]] = tier
+    for name, share in (("validation", fraction + validation if validation else 0.0), (tier, fraction)):
+        n = 0 if share == 0 or len(shown) == 0 else max(1, round(len(shown) * share))
+        names[shown[len(shown) - n :]] = name
     return dataclasses.replace(trials, tier=names.astype(str))
+
+
+def cut_into_trials(responses: Signal) -> Trials:
+    """Trials for a recording that came with none: its segments, cut every 10 s, all of tier train and without a stimulus."""
+    bounds: list[tuple[float, float]] = []
+    for lo, hi in responses.spans():
+        cuts = np.arange(lo + TRIAL_SECONDS, hi - TRIAL_SECONDS / 2, TRIAL_SECONDS)
+        bounds += itertools.pairwise([lo, *cuts, hi])
+    n = len(bounds)
+    both = np.array(bounds, np.float64).reshape(n, 2)
+    text = {"tier": np.full(n, "train"), "modality": np.full(n, "blank"), "stimulus": np.full(n, "", dtype="<U1")}
+    return Trials(both[:, 0], both[:, 1], valid=np.ones(n, bool), **text)
 
 
 def hold_out_stimuli(trials: Trials, fraction: float, tier: str = "test", validation: float = 0.0) -> Trials:

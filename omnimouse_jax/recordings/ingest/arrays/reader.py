@@ -25,8 +25,6 @@ stimulus, modality, valid. Full description with an example: docs/data.md.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,15 +36,13 @@ from omnimouse_jax.recordings.ingest.arrays.description import Description
 from omnimouse_jax.recordings.ingest.arrays.marks import FILL_IN, marks
 from omnimouse_jax.recordings.ingest.arrays.tables import read_table, screen_from_table, trial_columns
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
-from omnimouse_jax.recordings.splits import hold_out_last, hold_out_stimuli, overlap_seconds
+from omnimouse_jax.recordings.splits import cut_into_trials, hold_out_last, hold_out_stimuli, overlap_seconds
 from omnimouse_jax.recordings.validate import check_recording, check_responses
 
 NAMES = ("recording.json", "recording.yml", "recording.yaml")
 FIELDS = ("key", "animal", "responses", "neurons", "behavior", "stimulus", "trials", "tiers")
 SIGNAL_FIELDS = ("file", "rate", "start", "segments", "original_rate", "channels")
 TIER_FIELDS = ("hold_out_last", "tier", "validation_last", "hold_out_stimuli", "validation_stimuli")
-#: Length of the trials that a recording without any is cut into, seconds.
-TRIAL_SECONDS = 10.0
 #: Share of the trials' time that must have been recorded.
 MOSTLY = 0.9
 
@@ -208,7 +204,7 @@ def _stimulus_and_trials(d: Description, responses: Signal) -> tuple[Screen | No
         d.check("stimulus", spec, ("frames", "times", "frame", "end", "grey"))
         screen = _frames(d, spec)
     if given is None:
-        return screen, _cut(responses)
+        return screen, cut_into_trials(responses)
     return screen, trial_columns(d, read_table(d, given, "trials"), "video" if screen is not None else "blank")
 
 
@@ -230,46 +226,19 @@ def _frames(d: Description, spec: Mapping[str, Any]) -> Screen:
     return Screen(frames, times, number.astype(np.int64), grey, end)
 
 
-def _cut(responses: Signal) -> Trials:
-    """Trials for a recording that came with none: its segments, cut every 10 s."""
-    bounds: list[tuple[float, float]] = []
-    for lo, hi in responses.spans():
-        cuts = np.arange(lo + TRIAL_SECONDS, hi - TRIAL_SECONDS / 2, TRIAL_SECONDS)
-        bounds += itertools.pairwise([lo, *cuts, hi])
-    n = len(bounds)
-    both = np.array(bounds, np.float64).reshape(n, 2)
-    return Trials(
-        both[:, 0],
-        both[:, 1],
-        np.full(n, "train"),
-        np.full(n, "blank"),
-        np.full(n, "", dtype="<U1"),
-        np.ones(n, bool),
-    )
-
-
 def _tiers(d: Description, trials: Trials) -> Trials:
     """Applies the rule of the description, on top of the tiers given per trial."""
     rule = d.mapping(d.fields, "tiers", {})
     d.check("tiers", rule, TIER_FIELDS)
     name = str(rule.get("tier", "test"))
-    if "hold_out_stimuli" in rule:
-        if "hold_out_last" in rule or "validation_last" in rule:
-            raise d.error("tiers: hold_out_stimuli beside hold_out_last", "choose one of the two rules")
-        share, validation = (d.number(rule, f, "tiers", 0.0) for f in ("hold_out_stimuli", "validation_stimuli"))
-        try:
-            return hold_out_stimuli(trials, share, name, validation)
-        except UserError as error:
-            raise d.error(f"tiers: {error.what}", error.way_out) from None
-    if "hold_out_last" not in rule:
+    by_stimulus = "hold_out_stimuli" in rule
+    if by_stimulus and ("hold_out_last" in rule or "validation_last" in rule):
+        raise d.error("tiers: hold_out_stimuli beside hold_out_last", "choose one of the two rules")
+    if not by_stimulus and "hold_out_last" not in rule:
         return trials
-    held = d.number(rule, "hold_out_last", "tiers")
-    validation = d.number(rule, "validation_last", "tiers", 0.0)
-    if min(held, validation) < 0 or held + validation >= 1:
-        told = f"hold_out_last {held:g}" + (f", validation_last {validation:g}" if validation else "")
-        raise d.error(f"tiers {told}", "give fractions of the trials, less than 1 together")
-    test = hold_out_last(trials, held, name)
-    if validation:
-        both = hold_out_last(trials, held + validation, "validation")
-        test = dataclasses.replace(test, tier=np.where(test.tier == name, test.tier, both.tier))
-    return test
+    fields = ("hold_out_stimuli", "validation_stimuli") if by_stimulus else ("hold_out_last", "validation_last")
+    share, validation = (d.number(rule, field, "tiers", 0.0) for field in fields)
+    try:
+        return (hold_out_stimuli if by_stimulus else hold_out_last)(trials, share, name, validation)
+    except UserError as error:
+        raise d.error(f"tiers {error.what}", error.way_out) from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import re
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from omnimouse_jax.recordings.ingest.nwb.behavior import read_behavior
 from omnimouse_jax.recordings.ingest.nwb.file import Session, opened
 from omnimouse_jax.recordings.ingest.nwb.responses import read_responses
 from omnimouse_jax.recordings.ingest.nwb.stimuli import Options, read_stimuli
-from omnimouse_jax.recordings.ingest.nwb.streams import TRIAL_SECONDS
-from omnimouse_jax.recordings.session import Recording, Signal, Trials
+from omnimouse_jax.recordings.session import Recording, Trials
 from omnimouse_jax.recordings.validate import check_recording, check_responses
 
 KEYS = ("stem", "identifier", "session_id")
@@ -92,7 +90,7 @@ def read_session(
             subject = None if nwb.subject is None else nwb.subject.subject_id
             where = nwb.session_description
         if trials is None or not np.any(trials.tier == "train"):
-            trials = _cut(signal)
+            trials = splits.cut_into_trials(signal)
         overlap = splits.overlap_seconds(trials.start, trials.end, splits.merge(invalid))
         trials = dataclasses.replace(trials, valid=trials.valid & ~(overlap > 0))
         check_responses(s.key, f"{session.name}: {', '.join(series)}", signal.values, nan_responses)
@@ -141,32 +139,10 @@ def _spans(table: object) -> np.ndarray:
     return np.stack([np.asarray(table[name].data[:], np.float64) for name in ("start_time", "stop_time")], axis=1)  # type: ignore[index]
 
 
-def _cut(responses: Signal) -> Trials:
-    """Trials for a file that shows nothing: its stretches of recording, cut every 10 s, without a stimulus."""
-    bounds: list[tuple[float, float]] = []
-    for lo, hi in responses.spans():
-        cuts = np.arange(lo + TRIAL_SECONDS, hi - TRIAL_SECONDS / 2, TRIAL_SECONDS)
-        bounds += itertools.pairwise([lo, *cuts, hi])
-    n = len(bounds)
-    both = np.array(bounds, np.float64).reshape(n, 2)
-    return Trials(
-        both[:, 0], both[:, 1], np.full(n, "train"), np.full(n, "blank"), np.full(n, "", dtype="<U1"), np.ones(n, bool)
-    )
-
-
 def _tiers(trials: Trials, last: tuple[float, float], stimuli: tuple[float, float]) -> Trials:
     """Trials with (test, validation) shares of tiers by one of two rules: NWB itself has no tiers."""
     if any(last) and any(stimuli):
         raise UserError("format nwb: trials held out by hold_out_last and by stimulus", way_out="choose one rule")
     if any(stimuli):
         return splits.hold_out_stimuli(trials, stimuli[0], "test", stimuli[1])
-    if min(last) < 0 or sum(last) >= 1:
-        raise UserError(
-            f"format nwb: hold_out_last {last[0]:g}, validation_last {last[1]:g}",
-            way_out="give shares of the trials, less than 1 together",
-        )
-    test = splits.hold_out_last(trials, last[0])
-    if last[1]:
-        both = splits.hold_out_last(trials, sum(last), "validation")
-        test = dataclasses.replace(test, tier=np.where(test.tier == "test", test.tier, both.tier))
-    return test
+    return splits.hold_out_last(trials, last[0], "test", last[1])

@@ -13,11 +13,10 @@ from omnimouse_jax.recordings.ingest.nwb.file import GAP, Session, stored_times
 from omnimouse_jax.recordings.ingest.nwb.frames import Pictures, pictures_of
 from omnimouse_jax.recordings.ingest.nwb.tables import Row
 from omnimouse_jax.recordings.lazy import Pieces
+from omnimouse_jax.recordings.splits import TRIAL_SECONDS
 
 #: Frames that stay longer than this (s) are images, one trial each; faster ones are movies, one trial each pass.
 IMAGE_SECONDS = 0.1
-#: Movies without any table are cut into trials of this length (s).
-TRIAL_SECONDS = 10.0
 #: Index values that mean no frame: -1, and what it becomes as an unsigned number.
 NO_FRAME = (-1, 2**32 - 1, 2**64 - 1)
 #: A pause between trials shorter than this (s) is rounding: the last frame stays on.
