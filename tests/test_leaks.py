@@ -133,6 +133,9 @@ def test_withheld_trials_have_no_target_and_no_score(tmp_path: Path) -> None:
         trials=dataclasses.replace(rec.trials, withheld=kept & (rec.trials.tier == "test")),
     )
     made = Store.create(tmp_path / "store")
+    zeros = dataclasses.replace(rec.responses, values=np.nan_to_num(values))
+    with pytest.raises(UserError, match="values in trials that are marked as withheld"):
+        made.add(dataclasses.replace(rec, responses=zeros))
     made.add(rec)
     assert made.summary("cal-1")["withheld"] == {"test": 2}
     assert made.recording("cal-1").trials.withheld.tolist() == [False] * 3 + [True] * 2

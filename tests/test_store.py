@@ -13,8 +13,9 @@ import pytest
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings import inspect as inspection
+from omnimouse_jax.recordings import plain
 from omnimouse_jax.recordings import store as store_module
-from omnimouse_jax.recordings.arrays import Handle, Handles
+from omnimouse_jax.recordings.arrays import Handle, Handles, chunk_rows
 from omnimouse_jax.recordings.sampling import read_behavior, read_responses, read_screen
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.store import Store
@@ -264,7 +265,34 @@ def test_large_arrays_stream_in_shards(tmp_path: Path, monkeypatch: pytest.Monke
     metadata = json.loads((tmp_path / "s/sessions/m1-s1/responses/zarr.json").read_text())
     sharding = metadata["codecs"][0]
     assert sharding["name"] == "sharding_indexed"
-    assert sharding["configuration"]["codecs"][-1]["configuration"]["checksum"] is True
+    assert sharding["configuration"]["codecs"][-1]["name"] == "crc32c"
+
+
+@pytest.mark.parametrize("rate", [2.0, 4.0, 7.98, 15.5, 29.97, 30.0, 100.0])
+def test_windows_of_two_seconds_read_little_more_than_they_use(rate: float) -> None:
+    rows = chunk_rows(rate, 8000 * 4)
+    window = round(2 * rate)
+    read = [rows * (-(-(first + window) // rows) - first // rows) for first in range(rows)]
+    assert np.mean(read) <= 1.2 * window
+    assert chunk_rows(rate, 8) * 8 >= 2**15  # where rows are small, a chunk is worth a request
+
+
+@pytest.mark.parametrize("flags", [0, plain.CACHED_ONLY])
+def test_plain_arrays_are_read_alike_from_memory_and_from_disk(
+    flags: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnimouse_jax.recordings.arrays.SHARD_BYTES", 2**17)
+    monkeypatch.setattr(plain, "CACHED_ONLY", flags)
+    store = Store.create(tmp_path / "s")
+    store.add(make(n=1001))  # 615 rows in chunks of 9, 11 shards
+    store.add(make("m1-s2", n=1001), dtype="float16")
+    wanted = make(n=1001).responses.values
+    for key, dtype in (("m1-s1", np.float32), ("m1-s2", np.float16)):
+        values = store.recording(key).responses.values
+        assert isinstance(values._open(False), plain.PlainArray)
+        for lo, hi in ((0, 615), (0, 1), (614, 615), (250, 310), (9, 18), (100, 615), (7, 7)):
+            for _ in range(2):  # the index of a shard is kept
+                assert np.array_equal(values[lo:hi], wanted[lo:hi].astype(dtype))
 
 
 def test_damage_is_found_and_told(tmp_path: Path) -> None:

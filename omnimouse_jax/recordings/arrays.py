@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore as ts
+from jaxtyping import UInt32
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.kvstore import (
@@ -24,6 +26,7 @@ from omnimouse_jax.recordings.kvstore import (
     reason,
     settle,
 )
+from omnimouse_jax.recordings.plain import checksum
 
 #: A chunk holds a third of a second: what a 2 s window reads beyond its ends is then at most a sixth of it.
 CHUNK_SECONDS = 1 / 3
@@ -34,13 +37,24 @@ KEPT_CHUNK_BYTES = 2 * CHUNK_BYTES
 SHARD_BYTES = 60 * 2**20
 #: Of a shard: its index, 16 bytes a chunk, is read whole before the first chunk.
 SHARD_CHUNKS = 512
-#: zstd at this level folds repeated rows (resampled responses) and zeros, and costs less to read than crc32c alone.
+#: zstd at this level folds repeated rows (resampled responses) and costs less to read than crc32c alone.
 FAST = -100
+#: And this is for what is small beside the responses: behaviour and frames.
+SMALL = 3
 
 
 def chunk_rows(rate: float, row_bytes: int) -> int:
     """Rows of one chunk of a signal with `rate` rows a second."""
-    return max(1, round(rate * CHUNK_SECONDS), -(-CHUNK_BYTES // row_bytes))
+    return max(1, round(rate * CHUNK_SECONDS), CHUNK_BYTES // row_bytes)
+
+
+class Layout(NamedTuple):
+    """How an array lies in its files; `plain`: uncompressed, so that a local disk can be read straight (`plain.py`)."""
+
+    chunk_rows: int
+    shard_chunks: int
+    chunk_bytes: int
+    plain: bool
 
 
 def write_array(
@@ -50,39 +64,25 @@ def write_array(
     dtype: str,
     rate: float,
     *,
-    level: int,
+    compress: bool,
     observe: Callable[[int, np.ndarray], None],
-) -> int:
+) -> tuple[Layout, UInt32[np.ndarray, " chunks"]]:
     """Streams `values` (rows, ...) into a sharded zarr3 array below `place`, one shard in memory at a time.
 
     `rate` is rows per second of recording. `observe(first_row, block)` sees every block before it is rounded to float16
-    (float32 then). Each chunk is a zstd frame of `level` with its checksum. Chunks of nothing but the fill value are
-    written too: one that is absent is damage. Returns the bytes of a decoded chunk. Raises OverflowError, with the value,
-    where float16 cannot hold one.
+    (float32 then). Chunks are zstd frames with a checksum where that pays: where rows repeat (resampled recordings) or, if
+    `compress`, where a sample shrinks. Others are plain, with a crc32c. Chunks of nothing but the fill value are written
+    too: one that is absent is damage. Returns the layout, and the checksum of every chunk if it is plain. Raises
+    OverflowError, with the value, where float16 cannot hold one.
     """
     shape = [int(n) for n in values.shape]
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     rows = min(chunk_rows(rate, row_bytes), shape[0])
     chunks = max(1, min(SHARD_BYTES // (row_bytes * rows), SHARD_CHUNKS, -(-shape[0] // rows)))
-    codecs = [
-        {"name": "bytes", "configuration": {"endian": "little"}},
-        {"name": "zstd", "configuration": {"level": level, "checksum": True}},
-    ]
-    sharding = {
-        "chunk_shape": [rows, *shape[1:]],
-        "codecs": codecs,
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-    }
-    metadata = {
-        "shape": shape,
-        "data_type": dtype,
-        "fill_value": "NaN" if dtype.startswith("float") else 0,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [rows * chunks, *shape[1:]]}},
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-    }
-    spec = {**_array_spec(place, name, kept=False), "metadata": metadata, "store_data_equal_to_fill_value": True}
-    array = place.settle(name, lambda: ts.open(spec, create=True, delete_existing=True, context=context()))
+    layout: Layout | None = None
+    array: Any = None
     pending: Callable[[], Any] | None = None
+    checks: list[int] = []
     for lo in range(0, shape[0], rows * chunks):
         block = np.ascontiguousarray(
             values[lo : min(lo + rows * chunks, shape[0])], dtype="float32" if dtype == "float16" else dtype
@@ -90,12 +90,19 @@ def write_array(
         observe(lo, block)
         if dtype == "float16":
             block = _halved(block)
+        if layout is None:
+            layout = Layout(rows, chunks, rows * row_bytes, not (_repeats(block) or (compress and _shrinks(block))))
+            spec = _array_spec(place, name, kept=False) | {"metadata": _metadata(shape, dtype, layout, compress)}
+            array = _create(place, name, spec | {"store_data_equal_to_fill_value": True})
+        if layout.plain:
+            checks += [checksum(block[at : at + rows]) for at in range(0, len(block), rows)]
         if pending is not None:
             pending()
         pending = _begin_write(place, name, array[lo : lo + len(block)], block)
-    if pending is not None:
-        pending()
-    return row_bytes * rows
+    if pending is None or layout is None:
+        raise ValueError(f"{name}: no rows")
+    pending()
+    return layout, np.array(checks, np.uint32)
 
 
 def open_array(place: Place, name: str, kept: bool = False, again: bool = False) -> Any:
@@ -208,6 +215,40 @@ class Handles:
 def _array_spec(place: Place, name: str, kept: bool) -> dict[str, Any]:
     pools = {"cache_pool": "cache_pool" if kept else "cache_pool#none", "metadata_cache_pool": "cache_pool#index"}
     return {"driver": "zarr3", "kvstore": place.under(f"{name}/").full_spec(), **pools}
+
+
+def _create(place: Place, name: str, spec: dict[str, Any]) -> Any:
+    return place.settle(name, lambda: ts.open(spec, create=True, delete_existing=True, context=context()))
+
+
+def _metadata(shape: list[int], dtype: str, layout: Layout, compress: bool) -> dict[str, Any]:
+    """zarr.json."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    packed = {"name": "zstd", "configuration": {"level": SMALL if compress else FAST, "checksum": True}}
+    sharding = {
+        "chunk_shape": [layout.chunk_rows, *shape[1:]],
+        "codecs": [little, {"name": "crc32c"} if layout.plain else packed],
+        "index_codecs": [little, {"name": "crc32c"}],
+    }
+    shard = [layout.chunk_rows * layout.shard_chunks, *shape[1:]]
+    return {
+        "shape": shape,
+        "data_type": dtype,
+        "fill_value": "NaN" if dtype.startswith("float") else 0,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+
+
+def _repeats(block: np.ndarray) -> bool:
+    """Do most rows say what the row before said?"""
+    return len(block) > 1 and bool(np.mean(np.all(block[1:] == block[:-1], axis=1)) > 0.5)
+
+
+def _shrinks(block: np.ndarray) -> bool:
+    """Does the first quarter of a megabyte lose a fifth in quick compression?"""
+    sample = block.reshape(-1).view(np.uint8)[: 2**18].tobytes()
+    return len(zlib.compress(sample, 1)) < 0.8 * len(sample)
 
 
 def _begin_write(place: Place, name: str, array: Any, block: np.ndarray) -> Callable[[], Any]:

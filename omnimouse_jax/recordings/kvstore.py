@@ -98,9 +98,10 @@ def kind(error: Exception) -> str:
     if any(f"http_response_code='{code}'" in text for code in REFUSED_CODES):
         return "refused"
     status = text.partition(":")[0]
-    if status in DAMAGE:
+    if status in DAMAGE or isinstance(error, FileNotFoundError):
         return "damage"
-    return "passing" if isinstance(error, TimeoutError) or status in PASSING else "refused"
+    passing = isinstance(error, OSError) and not isinstance(error, PermissionError)
+    return "passing" if passing or status in PASSING else "refused"
 
 
 def reason(error: Exception) -> str:
@@ -165,12 +166,16 @@ class Place:
 
         `change` may meet its own earlier result: a write may succeed without the answer arriving.
         """
+        refused = None
         while True:
             old = self.settle(key, lambda: self.kv.read(key))
+            if refused == (old.state, old.stamp.generation):  # not another writer: nothing has changed
+                raise UserError(f"store {self.name}: {key}: cannot be written", way_out="does the bucket exist?")
             new = change(None if old.state == "missing" else bytes(old.value))
             write = functools.partial(self.kv.write, key, new, if_equal=old.stamp.generation)
             if self.settle(key, write).generation:
                 return new
+            refused = (old.state, old.stamp.generation)
 
     def delete_all(self) -> None:
         """Removes everything under this prefix; on a local disk its empty folders too."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-#: Rows apart beyond which two reads are cheaper than one that also fetches what lies between.
-READ_GAP = 512
+#: Bytes between rows beyond which two reads are cheaper than one that also fetches what lies between.
+READ_GAP = 64 * 2**10
 
 
 class Pieces:
@@ -52,23 +52,49 @@ def blocks(n_rows: int, row_bytes: int, limit: int = 32 * 2**20) -> Iterator[tup
         yield lo, min(n_rows, lo + step)
 
 
-def read_runs(values: Any, rows: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], np.ndarray]:
-    """Reads the rows named in `rows` with one contiguous read per run of neighbours.
+Runs = tuple[Int[np.ndarray, "..."], np.ndarray]
 
-    Returns `position` (n,) and `data`: `data[position[i]]` is `values[rows[i]]`. Handles that can read ahead (`.start`)
-    have all their reads in flight at once.
+
+def start_runs(values: Any, rows: Int[np.ndarray, "..."]) -> Callable[[], Runs]:
+    """Begins one contiguous read per run of neighbours among `rows`, and returns a function that waits for them.
+
+    It gives `position`, shaped like `rows`, and `data`: `data[position]` is `values[rows]`. Handles that can read ahead
+    (`.start`) have all their reads in flight at once; others are read when they are waited for.
     """
-    wanted = np.unique(rows)
-    cuts = np.flatnonzero(np.diff(wanted) > READ_GAP) + 1
-    runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, cuts) if len(run)]
+    row_bytes = int(np.prod(values.shape[1:], dtype=np.int64)) * np.dtype(values.dtype).itemsize
+    runs = _runs(rows, row_bytes)
     if not runs:
-        return np.zeros(0, np.int64), np.zeros((0, *values.shape[1:]), values.dtype)
+        return lambda: (np.zeros(rows.shape, np.int64), np.zeros((0, *values.shape[1:]), values.dtype))
     start = getattr(values, "start", None)
-    if start is None:
-        parts = [np.asarray(values[lo:hi]) for lo, hi in runs]
+    begun = None if start is None else [start(lo, hi) for lo, hi in runs]
+
+    def finish() -> Runs:
+        parts = [np.asarray(values[lo:hi]) for lo, hi in runs] if begun is None else [part() for part in begun]
+        if len(runs) == 1:
+            return rows - runs[0][0], parts[0]
+        lows = np.array([lo for lo, _ in runs], np.int64)
+        offsets = np.concatenate([[0], np.cumsum([hi - lo for lo, hi in runs])[:-1]]).astype(np.int64)
+        run = np.searchsorted(lows, rows, side="right") - 1
+        return rows - lows[run] + offsets[run], np.concatenate(parts)
+
+    return finish
+
+
+def read_runs(values: Any, rows: Int[np.ndarray, "..."]) -> Runs:
+    """`start_runs`, waited for."""
+    return start_runs(values, rows)()
+
+
+def _runs(rows: Int[np.ndarray, "..."], row_bytes: int) -> list[tuple[int, int]]:
+    """[lo, hi) of each stretch of rows without a gap of more than READ_GAP."""
+    if rows.size == 0:
+        return []
+    low, span = int(rows.min()), int(rows.max()) - int(rows.min()) + 1
+    if span <= 2**20:  # without sorting: each channel may ask for rows of its own
+        asked = np.zeros(span, bool)
+        asked[rows - low] = True
+        wanted = np.flatnonzero(asked) + low
     else:
-        parts = [finish() for finish in [start(lo, hi) for lo, hi in runs]]
-    lows = np.array([lo for lo, _ in runs], np.int64)
-    offsets = np.concatenate([[0], np.cumsum([hi - lo for lo, hi in runs])[:-1]]).astype(np.int64)
-    run = np.searchsorted(lows, rows, side="right") - 1
-    return rows - lows[run] + offsets[run], parts[0] if len(parts) == 1 else np.concatenate(parts)
+        wanted = np.unique(rows)
+    cuts = np.flatnonzero((np.diff(wanted) - 1) * row_bytes > READ_GAP) + 1
+    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, cuts)]

@@ -23,8 +23,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.arrays import KEPT_CHUNK_BYTES, Handle, Handles, open_array
+from omnimouse_jax.recordings.arrays import KEPT_CHUNK_BYTES, Handle, Handles, Layout, open_array
 from omnimouse_jax.recordings.kvstore import Location, Place, dump_json
+from omnimouse_jax.recordings.plain import PlainArray
 from omnimouse_jax.recordings.session import Recording, Signal
 from omnimouse_jax.recordings.stored import Later, StoredScreen, StoredTrials, unpack
 from omnimouse_jax.recordings.validate import check_recording
@@ -210,21 +211,28 @@ class Store:
 
     def _handle(self, key: str, name: str, spec: Mapping[str, Any]) -> Handle:
         folder = self._entry(key)["folder"]
-        kept = spec["chunk_bytes"] <= KEPT_CHUNK_BYTES
-        return Handle(
-            functools.partial(self._array, key, name, folder, kept),
-            tuple(spec["shape"]),
-            np.dtype(spec["dtype"]),
-            key,
-            name,
-            f"{self.name}/{folder}/{name}",
-        )
+        shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
+        layout = Layout(**spec["layout"])
+        make = functools.partial(self._array, key, name, folder, shape, dtype, layout)
+        return Handle(make, shape, dtype, key, name, f"{self.name}/{folder}/{name}")
 
-    def _array(self, key: str, name: str, folder: str, kept: bool, again: bool) -> Any:
+    def _array(
+        self, key: str, name: str, folder: str, shape: tuple[int, ...], dtype: np.dtype, layout: Layout, again: bool
+    ) -> Any:
         place = self._place.under(f"{folder}/")
         if again:
             return open_array(place, name, again=True)
-        return self._held.get(key, f"{folder}/{name}", lambda: open_array(place, name, kept))
+        if layout.plain and place.local is not None:
+            sums = functools.partial(self._sums, key, name)
+            make = functools.partial(
+                PlainArray, place.local / name, shape, dtype, layout.chunk_rows, layout.shard_chunks, sums
+            )
+        else:
+            make = functools.partial(open_array, place, name, layout.chunk_bytes <= KEPT_CHUNK_BYTES)
+        return self._held.get(key, f"{folder}/{name}", make)
+
+    def _sums(self, key: str, name: str) -> np.ndarray:
+        return self._held.get(key, "sums", lambda: self._load(key, "sums"))[name]
 
     def _details(self, key: str) -> dict[str, Any]:
         return self._held.get(key, "details", lambda: self._load_details(key))

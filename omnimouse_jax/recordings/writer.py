@@ -12,14 +12,12 @@ import numpy as np
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings import statistics
-from omnimouse_jax.recordings.arrays import FAST, write_array
+from omnimouse_jax.recordings.arrays import Layout, write_array
 from omnimouse_jax.recordings.kvstore import Place, dump_json
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import Spans, intersect
 from omnimouse_jax.recordings.summary import summarise
 
-#: zstd level of behaviour and frames: small beside the responses, and they compress well.
-SMALL = 3
 #: Largest relative error of a number rounded to float16, from 6.1e-5 on; smaller ones are off by 3e-8 at most.
 HALF_LOSS = 2.0**-11
 
@@ -33,14 +31,15 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
     notes: list[str] = []
     if len(intersect(spans, rec.responses.spans())) == 0:
         spans = np.array([[-np.inf, np.inf]], np.float64)
-        notes.append("scales computed from all samples")
+        if rec.response_scale is None:
+            notes.append("scales computed from all samples")
     nan_fraction: dict[str, float] = {}
     signals: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
 
     try:
         moments, nan_fraction["responses"] = _write_signal(
-            place, "responses", rec.responses, spans, signals, columns, dtype=dtype
+            place, "responses", rec.responses, spans, signals, columns, dtype=dtype, withheld=_withheld(rec)
         )
     except OverflowError as error:
         raise UserError(
@@ -63,8 +62,9 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
             deviation.setdefault(channel, float(scale[c]))
 
     hashes: list[bytes] = []
+    sums: dict[str, np.ndarray] = {}
     checks: dict[str, int] = {}
-    screen = None if rec.screen is None else _write_screen(place, rec.screen, hashes, checks)
+    screen = None if rec.screen is None else _write_screen(place, rec.screen, hashes, sums, checks)
     contents = statistics.trial_contents(rec.trials, rec.screen, hashes)
     stimuli = statistics.stimulus_seconds(rec.trials, contents, rec.responses.spans())
     trials = {f.name: np.asarray(getattr(rec.trials, f.name)) for f in dataclasses.fields(Trials)}
@@ -78,6 +78,8 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
         {f"neurons.{name}": np.asarray(column) for name, column in rec.neurons.items()}
         | {f"truth.{name}": array for name, array in truth_arrays.items()},
     )
+    sums |= {name: columns.pop(f"{name}.sums") for name in signals}
+    checks["sums.npz"] = _write_columns(place, "sums.npz", sums)
     checks["columns.npz"] = _write_columns(place, "columns.npz", columns)
     details = {
         "key": rec.key,
@@ -97,10 +99,18 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
     return summarise(rec, nan_fraction, stimuli, notes) | stored | {"check": zlib.crc32(packed)}
 
 
-def _write_screen(place: Place, screen: Screen, hashes: list[bytes], checks: dict[str, int]) -> dict[str, Any]:
+def _withheld(rec: Recording) -> Spans:
+    """[start, end) of the trials whose responses are withheld, a little less, so that rounding touches no neighbour."""
+    kept = rec.trials.withheld
+    return np.stack([rec.trials.start[kept] + 1e-6, rec.trials.end[kept] - 1e-6], axis=1).astype(np.float64)
+
+
+def _write_screen(
+    place: Place, screen: Screen, hashes: list[bytes], sums: dict[str, np.ndarray], checks: dict[str, int]
+) -> dict[str, Any]:
     """Streams the frames out, appends their hashes, and returns what session.json says of them."""
     dtype = "uint8" if np.dtype(screen.frames.dtype) == np.uint8 else "float32"
-    chunk_bytes = 0
+    layout = Layout(1, 1, 0, plain=False)  # of no frames at all
 
     def observe(first: int, block: np.ndarray) -> None:
         hashes.extend(statistics.frame_hashes(block))
@@ -108,7 +118,9 @@ def _write_screen(place: Place, screen: Screen, hashes: list[bytes], checks: dic
     if screen.frames.shape[0]:
         shown = np.diff(np.append(screen.times, screen.end_time))[np.asarray(screen.frame) >= 0]
         rate = 1.0 / max(float(np.median(shown)), 1e-3) if len(shown) else 1.0
-        chunk_bytes = write_array(place, "screen", screen.frames, dtype, rate, level=SMALL, observe=observe)
+        layout, sums["screen"] = write_array(
+            place, "screen", screen.frames, dtype, rate, compress=True, observe=observe
+        )
     events: dict[str, np.ndarray] = {
         "times": np.asarray(screen.times, np.float64),
         "frame": np.asarray(screen.frame, np.int32),
@@ -116,7 +128,7 @@ def _write_screen(place: Place, screen: Screen, hashes: list[bytes], checks: dic
     }
     checks["screen_events.npz"] = _write_columns(place, "screen_events.npz", events)
     shape = list(screen.frames.shape)
-    return {"shape": shape, "dtype": dtype, "chunk_bytes": chunk_bytes, "end_time": float(screen.end_time)}
+    return {"shape": shape, "dtype": dtype, "layout": layout._asdict(), "end_time": float(screen.end_time)}
 
 
 def _write_columns(place: Place, name: str, columns: Mapping[str, np.ndarray]) -> int:
@@ -148,8 +160,12 @@ def _write_signal(
     columns: dict[str, np.ndarray],
     nan_fraction: dict[str, float] | None = None,
     dtype: str = "float32",
+    withheld: Spans | None = None,
 ) -> tuple[statistics.Moments, float]:
-    """Streams one signal out; returns the moments of its training rows and the share of missing samples."""
+    """Streams one signal out; returns the moments of its training rows and the share of missing samples.
+
+    A value within `withheld` spans is an error: it could become a target or a score.
+    """
     moments = statistics.Moments(signal.n_channels)
     missing = np.zeros(signal.n_channels, np.int64)
 
@@ -161,17 +177,25 @@ def _write_signal(
             moments.update(part if rows.all() else part[rows])
             if np.isnan(part.sum()):
                 missing[:] += np.isnan(part).sum(axis=0)
+            if withheld is not None and len(withheld):
+                kept = statistics.training_rows(signal, withheld, first + lo, first + lo + len(part))
+                if not np.isnan(part[kept]).all():
+                    raise UserError(
+                        f"{name}: values in trials that are marked as withheld",
+                        way_out="write NaN where nothing is known",
+                    )
 
-    level = FAST if name == "responses" else SMALL
-    chunk_bytes = write_array(place, name, signal.values, dtype, signal.rate, level=level, observe=observe)
+    compress = name != "responses"
+    layout, sums = write_array(place, name, signal.values, dtype, signal.rate, compress=compress, observe=observe)
     signals[name] = {
         "shape": [signal.n_samples, signal.n_channels],
         "dtype": dtype,
-        "chunk_bytes": chunk_bytes,
+        "layout": layout._asdict(),
         "rate": signal.rate,
         "snap": signal.snap,
         "channels": signal.channels,
     }
+    columns[f"{name}.sums"] = sums
     columns[f"{name}.segment_start"] = np.asarray(signal.segment_start, np.float64)
     columns[f"{name}.segment_first"] = np.asarray(signal.segment_first, np.int64)
     for label in ("phase_shifts", "segment_end"):

@@ -10,7 +10,8 @@ grain is imported where it is used: it loads jax, and whoever only asks what a b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -26,8 +27,10 @@ from omnimouse_jax.tokens.grid import Grid
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.regimes import Regime, draw, resolve
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, cut
+from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, start_cut
 
+#: Windows of a batch whose reads are under way while one is waited for.
+IN_FLIGHT = 8
 #: Keeps the stream of neuron choices apart from every other use of the same seed.
 NEURON_STREAM = 1
 #: The same for the order of the windows of a session.
@@ -46,7 +49,11 @@ class Cutter:
     n_slots: int
 
     def sample(self, window: Window, neurons: np.ndarray | None = None) -> Sample:
-        return cut(self.store.recording(window.session), window, self.grid, self.channels, neurons)
+        return self.start(window, neurons)()
+
+    def start(self, window: Window, neurons: np.ndarray | None = None) -> Callable[[], Sample]:
+        """Begins to read a window and returns a function that waits for it."""
+        return start_cut(self.store.recording(window.session), window, self.grid, self.channels, neurons)
 
     def batch(self, samples: Sequence[Sample | None], layout: Layout, program: Layout, n_rows: int) -> Batch:
         """Neurons in slots as `layout` says, for a program that shows all of it and perhaps more."""
@@ -96,13 +103,17 @@ class TrainingBatches:
         With `skip_damaged`, a window whose chunks are damaged becomes a row that is masked as a whole.
         """
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)[rows]
-        samples: list[Sample | None] = []
-        for number in numbers:
+
+        def start(number: int) -> Callable[[], Sample]:
             window = self.order[number]
             n_neurons = self.cutter.vocabulary.entry(window.session).n_neurons
             rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
+            return self.cutter.start(window, rng.permutation(n_neurons)[: self.cutter.n_slots])
+
+        samples: list[Sample | None] = []
+        for finish in _begun(start, numbers):
             try:
-                samples.append(self.cutter.sample(window, rng.permutation(n_neurons)[: self.cutter.n_slots]))
+                samples.append(finish())
             except Damaged:
                 if not self.skip_damaged:
                     raise
@@ -155,7 +166,7 @@ class EvaluationBatches:
         return [self.windows[i] for i in range(first, min(first + self.batch_size, len(self.windows)))]
 
     def __getitem__(self, number: int) -> Batch:
-        samples = [self.cutter.sample(window) for window in self.windows_of(number)]
+        samples = [finish() for finish in _begun(self.cutter.start, self.windows_of(number))]
         return self.cutter.batch(samples, self.layout, self.layout, self.batch_size)
 
     def stream(self, threads: int, ahead: int) -> Iterator[Batch]:
@@ -165,6 +176,16 @@ class EvaluationBatches:
 def slots_for(n_neurons: int, multiple: int = 64) -> int:
     """Slots that hold `n_neurons`, rounded up so that sessions of similar size share a program."""
     return -(-n_neurons // multiple) * multiple
+
+
+def _begun(start: Callable[[Any], Callable[[], Sample]], items: Iterable[Any]) -> Iterator[Callable[[], Sample]]:
+    """What `start` returns for each item, a few of them begun before the first is waited for."""
+    begun: deque[Callable[[], Sample]] = deque()
+    for item in items:
+        begun.append(start(item))
+        if len(begun) > IN_FLIGHT:
+            yield begun.popleft()
+    yield from begun
 
 
 def _threaded(load: Callable[[int], Batch], first: int, last: int, threads: int, ahead: int) -> Iterator[Batch]:

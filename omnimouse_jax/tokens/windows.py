@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.experanto_windows import window_starts
-from omnimouse_jax.recordings.sampling import read_behavior, read_responses, read_screen
+from omnimouse_jax.recordings.sampling import start_behavior, start_screen, start_signal
 from omnimouse_jax.recordings.session import Recording
 from omnimouse_jax.recordings.splits import Blanks, tier_spans
 from omnimouse_jax.recordings.store import Store
@@ -133,6 +133,44 @@ class WindowIndex:
         return f"WindowIndex({len(self)} windows, {len(self.sessions)} sessions, every {self.stride_s:g} s)"
 
 
+def start_cut(
+    recording: Recording,
+    window: Window,
+    grid: Grid,
+    channels: Sequence[str],
+    neurons: Int[np.ndarray, " n"] | None = None,
+) -> Callable[[], Sample]:
+    """Begins to read one window, resampled to the grid's rates by previous-sample hold (never a later sample), and returns a
+    function that waits for it.
+
+    `channels` is the model's behaviour vocabulary; a channel that the recording lacks comes back as NaN. `neurons` picks and
+    orders neurons (all of them in the session's order by default).
+    """
+    chosen = np.arange(recording.n_neurons) if neurons is None else neurons
+    responses = start_signal(recording.responses, _times(window, grid.n_samples, grid.response_rate), neurons)
+    behavior = start_behavior(recording, _times(window, grid.n_behavior, grid.behavior_rate), channels)
+    video = None
+    if recording.screen is not None:
+        video = start_screen(recording, _times(window, grid.n_frames, grid.video_rate))
+
+    def wait() -> Sample:
+        values = responses()
+        if recording.response_scale is not None:
+            values = values / recording.response_scale[chosen].astype(np.float32)
+        mean = _per_channel(recording.behavior_mean, channels, 0.0)
+        scale = _per_channel(recording.behavior_scale, channels, 1.0)
+        return Sample(
+            window=window,
+            neurons=chosen,
+            responses=values,
+            behavior=((behavior() - mean) / scale).T.astype(np.float32),
+            video=None if video is None else video(),
+            experiment_second=int(window.start - recording.responses.segment_start[0]),
+        )
+
+    return wait
+
+
 def cut(
     recording: Recording,
     window: Window,
@@ -140,30 +178,8 @@ def cut(
     channels: Sequence[str],
     neurons: Int[np.ndarray, " n"] | None = None,
 ) -> Sample:
-    """Reads one window, resampled to the grid's rates by previous-sample hold (never a later sample).
-
-    `channels` is the model's behaviour vocabulary; a channel that the recording lacks comes back as NaN. `neurons` picks and
-    orders neurons (all of them in the session's order by default).
-    """
-    if neurons is None:
-        neurons = np.arange(recording.n_neurons)
-    responses = read_responses(recording, _times(window, grid.n_samples, grid.response_rate))[:, neurons]
-    if recording.response_scale is not None:
-        responses = responses / recording.response_scale[neurons].astype(np.float32)
-    behavior = read_behavior(recording, _times(window, grid.n_behavior, grid.behavior_rate), channels)
-    mean = _per_channel(recording.behavior_mean, channels, 0.0)
-    scale = _per_channel(recording.behavior_scale, channels, 1.0)
-    video = None
-    if recording.screen is not None:
-        video = read_screen(recording, _times(window, grid.n_frames, grid.video_rate))
-    return Sample(
-        window=window,
-        neurons=neurons,
-        responses=responses,
-        behavior=((behavior - mean) / scale).T.astype(np.float32),
-        video=video,
-        experiment_second=int(window.start - recording.responses.segment_start[0]),
-    )
+    """`start_cut`, waited for."""
+    return start_cut(recording, window, grid, channels, neurons)()
 
 
 class _Spans(NamedTuple):
