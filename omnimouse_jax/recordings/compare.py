@@ -31,6 +31,7 @@ def differences(source: Recording, stored: Recording) -> list[str]:
     names = [f.name for f in dataclasses.fields(Trials)]
     found += _columns("trials", *({name: getattr(rec.trials, name) for name in names} for rec in (source, stored)))
     found += _columns("neurons", source.neurons, stored.neurons)
+    found += _columns("extras", source.extras, stored.extras)
     if source.response_scale is not None:
         found += _columns("scale", {"responses": source.response_scale}, {"responses": stored.response_scale})
     for label in ("behavior_mean", "behavior_scale"):

@@ -138,6 +138,7 @@ class Recording:
     responses before they reach a model, `behavior_mean` / `behavior_scale` z-score channels by name, both float64 from
     the training tier only. `provenance` says which reader, from what, with which options and checksums, and the
     `original_rate` of resampled signals. `truth` is what only a synthetic mouse knows: ceilings and planted tuning.
+    `extras` are arrays by name that only the source's format has a use for (the statistics of a benchmark).
     """
 
     key: str
@@ -152,6 +153,7 @@ class Recording:
     behavior_scale: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     truth: Mapping[str, Any] | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_neurons(self) -> int:

@@ -3,7 +3,7 @@
     STORE/manifest.json                {"format", "version", "sessions": {key: summary and folder}}
     STORE/sessions/<key>/session.json  what is not an array: rates, channels, provenance, scalars of the truth
     STORE/sessions/<key>/columns.npz   segments and scales: what every use of a session needs
-    STORE/sessions/<key>/{trials,screen_events,neurons}.npz      columns that are read when they are asked for
+    STORE/sessions/<key>/{trials,screen_events,neurons,extras}.npz      columns that are read when they are asked for
     STORE/sessions/<key>/{responses,behavior.<stream>,screen}/   zarr3 arrays
 
 A session is committed by its entry in the manifest, written last: what is not in the manifest does not exist.
@@ -194,6 +194,7 @@ class Store:
             behavior_scale={k: float(v) for k, v in details["behavior_scale"].items()},
             provenance=details["provenance"],
             truth=truth,
+            extras=Later(functools.partial(self._table, key, "extras")) if details["extras"] else {},
         )
 
     def _signal(self, key: str, name: str, spec: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> Signal:

@@ -78,6 +78,7 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
         {f"neurons.{name}": np.asarray(column) for name, column in rec.neurons.items()}
         | {f"truth.{name}": array for name, array in truth_arrays.items()},
     )
+    checks["extras.npz"] = _write_columns(place, "extras.npz", {k: np.asarray(v) for k, v in rec.extras.items()})
     sums |= {name: columns.pop(f"{name}.sums") for name in signals}
     checks["sums.npz"] = _write_columns(place, "sums.npz", sums)
     checks["columns.npz"] = _write_columns(place, "columns.npz", columns)
@@ -90,6 +91,7 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
         "behavior_scale": deviation,
         "provenance": rec.provenance,
         "neurons": list(rec.neurons),
+        "extras": list(rec.extras),
         "truth": None if rec.truth is None else truth,
         "checks": checks,
     }

@@ -5,13 +5,11 @@ A zip is read member by member: nothing is unpacked beside it and nothing is eve
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -258,23 +256,6 @@ def channel_scales(
         deviation = float(np.sqrt(np.mean(s**2))) if s.size else 0.0
         scales[name] = deviation if deviation > 0 else 1.0
     return means, scales
-
-
-def pack(values: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
-    """An array as JSON, exact: axes along which nothing changes are kept once, the rest is compressed."""
-    kept = values
-    for axis in range(values.ndim):
-        first = kept.take([0], axis)
-        if np.array_equal(np.broadcast_to(first, kept.shape), kept, equal_nan=True):
-            kept = first
-    data = base64.b64encode(zlib.compress(np.ascontiguousarray(kept).tobytes())).decode()
-    return {"shape": list(values.shape), "kept": list(kept.shape), "dtype": kept.dtype.str, "zlib": data}
-
-
-def unpack(packed: dict[str, Any]) -> Shaped[np.ndarray, "..."]:
-    """The array of `pack`."""
-    data = np.frombuffer(zlib.decompress(base64.b64decode(packed["zlib"])), packed["dtype"])
-    return np.broadcast_to(data.reshape(packed["kept"]), packed["shape"])
 
 
 def first_nan(values: Shaped[np.ndarray, "*rows frames"]) -> int:

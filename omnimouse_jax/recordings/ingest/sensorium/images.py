@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -32,7 +31,6 @@ from omnimouse_jax.recordings.ingest.sensorium.files import (
     find_sessions,
     is_withheld,
     neuron_columns,
-    pack,
     response_scale,
     session_files,
     trial_facts,
@@ -85,10 +83,10 @@ def read_session(
     fields = [name for name in CHANNELS if tree.count(f"data/{name}")]
     check_counts(tree, ["images", "responses", *fields], n)
     neurons = neuron_columns(tree)
-    neurons["response_std"] = tree.numbers("meta/statistics/responses/all/std.npy", (len(neurons["unit_id"]),))
     start = np.arange(n) * EVERY_S
     responses, withheld = _responses(tree, n, len(neurons["unit_id"]), nan_responses == "mask")
-    statistics: dict[str, Any] = {"images": _image_statistics(tree)}
+    std = tree.numbers("meta/statistics/responses/all/std.npy", (len(neurons["unit_id"]),))
+    statistics = {"responses/std": std, **_image_statistics(tree)}
     behavior, absent = {}, []
     mean: dict[str, float] = {}
     deviation: dict[str, float] = {}
@@ -100,7 +98,7 @@ def read_session(
             values = np.full_like(values, np.nan)
         behavior[name] = Signal(values, 1 / TRIAL_S, start, np.arange(n, dtype=np.int64), channels=channels)
         found = [tree.numbers(f"meta/statistics/{name}/all/{what}.npy", (len(channels),)) for what in ("mean", "std")]
-        statistics[name] = {"mean": pack(found[0]), "std": pack(found[1])}
+        statistics |= {f"{name}/mean": found[0], f"{name}/std": found[1]}
         for all_channels, these in zip((mean, deviation), channel_scales(channels, *found), strict=True):
             all_channels.update(these)
     images, number, stimulus = _images(tree, n, scale, np.dtype(frames))
@@ -115,7 +113,7 @@ def read_session(
         behavior=behavior,
         screen=_screen(images, number, start, grey),
         neurons=neurons,
-        response_scale=response_scale(tree, neurons["response_std"]),
+        response_scale=response_scale(tree, std),
         behavior_mean=mean,
         behavior_scale=deviation,
         provenance={
@@ -124,9 +122,9 @@ def read_session(
             "name": tree.name,
             "scale": scale,
             "trials": trial_facts(tree, n),
-            "statistics": statistics,
             "absent": absent,
         },
+        extras=statistics,
     )
     check_recording(rec)
     return rec
@@ -165,7 +163,7 @@ def _behavior(tree: Tree, field: str, n: int, n_channels: int) -> Float[np.ndarr
     return np.stack(rows)
 
 
-def _image_statistics(tree: Tree) -> dict[str, Any]:
+def _image_statistics(tree: Tree) -> dict[str, np.ndarray]:
     """One mean and one deviation for all pixels: with one per pixel, scaling and normalising could not be swapped."""
     out = {}
     for what in ("mean", "std"):
@@ -173,7 +171,7 @@ def _image_statistics(tree: Tree) -> dict[str, Any]:
         found = tree.load(name)
         if found.size != 1:
             raise tree.error(name, f"shape {found.shape}, expected one number", "only one for all pixels is understood")
-        out[what] = pack(found.reshape(()))
+        out[f"images/{what}"] = found.reshape(())
     return out
 
 

@@ -7,13 +7,14 @@ with the official statistics, behaviour as constant channels, scale, choose neur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.recordings.ingest.sensorium.files import precision, unpack
+from omnimouse_jax.recordings.ingest.sensorium.files import precision
 from omnimouse_jax.recordings.ingest.sensorium.images import IMAGE_ON_S, RESPONSE_RATE, RESPONSE_ROW, quarter
 from omnimouse_jax.recordings.sampling import screen_events
 from omnimouse_jax.recordings.session import Recording, Signal
@@ -25,9 +26,9 @@ def response_precision(rec: Recording) -> Float[np.ndarray, "neurons *frames"]:
     """What official responses are multiplied by: 1/std with the floor of 1 % of the mean; (neurons,) in 2022,
     (neurons, frames of a trial) in 2023.
     """
-    if "response_std" not in rec.neurons:
+    if "responses/std" not in rec.extras:
         raise UserError(f"session {rec.key}: not a SENSORIUM recording", way_out="ingest it with that reader")
-    return precision(rec.neurons["response_std"])
+    return precision(rec.extras["responses/std"])
 
 
 def drawn_neurons(rec: Recording, n: int, base_seed: int) -> Int[np.ndarray, " n"]:
@@ -137,7 +138,7 @@ def video_trial(
     return {name: values.astype(np.float32) for name, values in fields.items()}
 
 
-def _normalize(fields: Fields, statistics: dict[str, dict[str, Any]], scale: np.ndarray, n: int) -> None:
+def _normalize(fields: Fields, statistics: Mapping[str, np.ndarray], scale: np.ndarray, n: int) -> None:
     """Official normalisation in place: responses are scaled, behaviour keeps its mean, all else is z-scored.
 
     Statistics keep their stored type, so that the arithmetic is done in the precision in which the original does it.
@@ -146,7 +147,7 @@ def _normalize(fields: Fields, statistics: dict[str, dict[str, Any]], scale: np.
         if name == "responses":
             fields[name] = values * (scale if scale.ndim == 1 else scale[:, :n])
             continue
-        mean, std = (unpack(statistics[name][what]) for what in ("mean", "std"))
+        mean, std = (statistics[f"{name}/{what}"] for what in ("mean", "std"))
         if values.ndim > 1 and mean.ndim == values.ndim:  # time is the last axis
             mean, std = mean[..., :n], std[..., :n]
         # Behaviour has no floor: a deviation of 0 gives inf or NaN, as in the original.
@@ -154,10 +155,10 @@ def _normalize(fields: Fields, statistics: dict[str, dict[str, Any]], scale: np.
             fields[name] = (values if name == "behavior" else values - mean) / std
 
 
-def _statistics(rec: Recording, benchmark: str) -> dict[str, dict[str, Any]]:
+def _statistics(rec: Recording, benchmark: str) -> Mapping[str, np.ndarray]:
     if rec.provenance.get("benchmark") != benchmark:
         raise UserError(f"session {rec.key}: not a {benchmark} recording", way_out="ingest it with that reader")
-    return rec.provenance["statistics"]
+    return rec.extras
 
 
 def _stream(rec: Recording, name: str) -> Signal:

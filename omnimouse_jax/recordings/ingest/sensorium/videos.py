@@ -29,7 +29,6 @@ from omnimouse_jax.recordings.ingest.sensorium.files import (
     first_nan,
     is_withheld,
     neuron_columns,
-    pack,
     response_scale,
     session_files,
     trial_facts,
@@ -84,11 +83,11 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
     n_neurons = len(neurons["unit_id"])
     n_frames = tree.numbers("data/responses/0.npy", (n_neurons, None)).shape[1]
     start = np.arange(n) * float(math.ceil(n_frames / RATE) + 1)
-    neurons["response_std"] = _statistic(tree, "responses", "std", (n_neurons,), n_frames)
+    std = _statistic(tree, "responses", "std", (n_neurons,), n_frames)
 
     responses, length, withheld = _responses(tree, n, n_neurons, n_frames)
     ends = [length]
-    statistics: dict[str, Any] = {}
+    statistics = {"responses/std": std}
     behavior, absent = {}, []
     mean: dict[str, float] = {}
     deviation: dict[str, float] = {}
@@ -101,14 +100,14 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
         behavior[name] = _signal(values, length, start, channels)
         ends.append(length)
         found = [_statistic(tree, name, what, (len(channels),), n_frames) for what in ("mean", "std")]
-        statistics[name] = {"mean": pack(found[0]), "std": pack(found[1])}
+        statistics |= {f"{name}/mean": found[0], f"{name}/std": found[1]}
         for all_channels, these in zip((mean, deviation), channel_scales(channels, *found), strict=True):
             all_channels.update(these)
 
     clips, size = _clips(tree, n, n_frames)
     ends.append(np.array([len(clip.hashes) for clip in clips], np.int64))
     found = [_statistic(tree, "videos", what, size, n_frames) for what in ("mean", "std")]
-    statistics["videos"] = {"mean": pack(found[0]), "std": pack(found[1])}
+    statistics |= {"videos/mean": found[0], "videos/std": found[1]}
     screen, stimulus = _screen(tree, clips, size, start, float(np.nanmean(found[0])))
     usable = np.min(ends, axis=0)
     rec = Recording(
@@ -127,7 +126,7 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
         behavior=behavior,
         screen=screen,
         neurons=neurons,
-        response_scale=response_scale(tree, neurons["response_std"]),
+        response_scale=response_scale(tree, std),
         behavior_mean=mean,
         behavior_scale=deviation,
         provenance={
@@ -135,9 +134,9 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
             "benchmark": "sensorium2023",
             "name": tree.name,
             "trials": trial_facts(tree, n),
-            "statistics": statistics,
             "absent": absent,
         },
+        extras=statistics,
     )
     check_recording(rec)
     return rec
