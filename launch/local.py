@@ -18,8 +18,9 @@ from omnimouse_jax.progress import duration
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.scaling.plan import Cell, cells
 from omnimouse_jax.training.checkpoint import comparable
+from omnimouse_jax.training.resume import MAY_CHANGE
 from omnimouse_jax.training.track import write_json
-from omnimouse_jax.training.train import MAY_CHANGE, Interrupted, train
+from omnimouse_jax.training.train import Interrupted, train
 
 
 def run_study(config: ConfigDict, study_dir: Path, retry_failed: bool = True) -> dict[str, list[str]]:

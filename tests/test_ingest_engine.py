@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,50 @@ def test_other_files_under_a_key_are_refused_or_replace_it(tmp_path: Path) -> No
         ingest("arrays", source, store, say=quiet)
     assert ingest("arrays", source, store, overwrite=True, say=quiet).added == ("a-1",)
     assert Store.open(store).recording("a-1").responses.values[5:6][0, 0] == 5
+
+
+def test_overwrite_writes_anew_what_is_damaged_or_of_another_dtype(tmp_path: Path) -> None:
+    source, store = session(tmp_path / "a", 1), tmp_path / "store"
+    ingest("arrays", source, store, say=quiet)
+    assert ingest("arrays", source, store, say=quiet).skipped == ("a-1",)
+    with pytest.raises(UserError, match=r"session a-1: already in the store .*, as float32 - pass --overwrite"):
+        ingest("arrays", source, store, dtype="float16", say=quiet)
+    assert ingest("arrays", source, store, dtype="float16", overwrite=True, say=quiet).added == ("a-1",)
+    assert Store.open(store).summary("a-1")["response_dtype"] == "float16"
+    assert ingest("arrays", source, store, say=quiet).skipped == ("a-1",)  # as it is
+    shard = next(p for p in (store / "sessions").rglob("c/**/*") if p.is_file() and "responses" in str(p))
+    shard.unlink()
+    (found,) = verify("arrays", source, store, say=quiet).values()
+    assert "missing or damaged" in found[0]
+    assert ingest("arrays", source, store, overwrite=True, say=quiet).added == ("a-1",)
+    assert verify("arrays", source, store, say=quiet) == {"a-1": ()}
+
+
+def test_sessions_with_files_of_equal_names_sizes_and_times_are_told_apart(tmp_path: Path) -> None:
+    source, store = tmp_path / "in", tmp_path / "store"
+    for name, seed in (("m0", 0), ("m1", 1)):
+        folder = session(source / name, seed)
+        for path in [*folder.iterdir(), folder]:
+            os.utime(path, (1e9, 1e9))
+    ingest("arrays", source / "m0", store, say=quiet)
+    assert ingest("arrays", source, store, say=quiet).added == ("m1-1",)
+    moved = (source / "m0").rename(tmp_path / "m0")
+    assert ingest("arrays", moved, store, say=quiet).skipped == ("m0-1",)
+
+
+def test_keep_going_passes_over_what_cannot_even_be_found_and_over_a_key_given_twice(tmp_path: Path) -> None:
+    source, store = tmp_path / "in", tmp_path / "store"
+    for name in ("a", "b", "c"):
+        session(source / name, ord(name))
+    (source / "b" / "recording.json").write_text("[]")
+    description = json.loads((source / "c" / "recording.json").read_text())
+    (source / "c" / "recording.json").write_text(json.dumps(description | {"key": "a-1"}))
+    done = ingest("arrays", source, store, keep_going=True, say=quiet)
+    assert done.added == ("a-1",)
+    assert "holds no fields" in done.failed[0]
+    assert "session a-1: in" in done.failed[1]
+    with pytest.raises(UserError, match="holds no fields"):
+        ingest("arrays", source, store, say=quiet)
 
 
 def test_one_bad_session_stops_all_or_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -195,6 +240,31 @@ from omnimouse_jax.recordings.ingest import ingest
 if __name__ == "__main__":
     ingest("arrays", sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
 """
+
+
+def test_no_worker_outlives_a_killed_ingest(tmp_path: Path) -> None:
+    source, store = tmp_path / "in", tmp_path / "store"
+    for seed in range(4):
+        session(source / f"m{seed}", seed, n=300, samples=6000)
+    (tmp_path / "ingest.py").write_text(INGEST)
+    command = [sys.executable, str(tmp_path / "ingest.py"), str(source), str(store), "2"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    if not children.exists():
+        pytest.skip("needs /proc")
+    deadline = time.monotonic() + 60
+    while len(workers := children.read_text().split()) < 3 and time.monotonic() < deadline:  # and the resource tracker
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+
+    def alive(pid: str) -> bool:
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,10 @@ def evaluate_run(
     params = saved.restore(number, restore_target(parts.model, parts.capacity, parts.mesh)).params
     saved.close()
     scored = tuple(sessions) or tuple(config.evaluation.sessions) or tuple(e.key for e in parts.vocabulary.sessions)
+    learnt = set(config.evaluation.tiers) - {*meta["config"]["evaluation"]["tiers"], *config.train.validation_tiers}
+    if config.data.leave_out != "nothing" and learnt:
+        told = f"note: stimuli of tier {', '.join(sorted(learnt))} were not left out of this run's training"
+        print(told, file=sys.stderr)
     rows = evaluate(parts, params, dict(tasks or config.evaluation.tasks), scored)
     result = {"checkpoint_step": number, "tiers": list(config.evaluation.tiers), "rows": rows}
     as_configured = not (tasks or tiers or sessions or step)
@@ -104,6 +109,8 @@ def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequ
     config = parts.config
     for key in sessions:
         parts.vocabulary.session_row(key)
+    if len(set(sessions)) < len(sessions):
+        raise UserError("evaluate: a session is named twice", way_out="name each once")
     windows_every = {stride: scored_windows(parts, sessions, stride) for stride in _strides(parts, tasks.values())}
     rows = []
     for task, text in tasks.items():
@@ -111,21 +118,16 @@ def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequ
         windows = windows_every[_stride(parts, regime)]
         batches = EvaluationBatches(parts.cutter(sessions), windows, regime, config.evaluation.batch_size)
         for key, scores in session_scores(parts, params, batches, sessions).items():
-            rows.extend(_rows(parts, task, regime, key, scores))
+            found = _rows(parts, task, regime, key, scores)
+            if not found:
+                print(f"task {task}, session {key}: nothing that it asks for was recorded", file=sys.stderr)
+            rows.extend(found)
     return rows
 
 
 def scored_windows(parts: Parts, sessions: Sequence[str], stride_s: float) -> WindowIndex:
     """Windows of the scored tiers, of every session. UserError names a session that has none."""
     tiers = parts.config.evaluation.tiers
-    for key in sessions:
-        trials = parts.store.recording(key).trials
-        asked = np.isin(trials.tier, list(tiers)) & trials.valid
-        if asked.any() and trials.withheld[asked].all():
-            raise UserError(
-                f"session {key}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
-                way_out="name another tier in evaluation.tiers",
-            )
     windows = parts.windows(sessions, tiers, stride_s)
     if windows.skipped:
         raise UserError(

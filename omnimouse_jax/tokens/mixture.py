@@ -36,4 +36,11 @@ def session_weights(
         sizes = [vocabulary.entry(key).n_neurons for key in windows.sessions]
     logs = np.log(np.array(sizes, np.float64)) / temperature
     weights = np.exp(logs - logs.max())
-    return weights / weights.sum()
+    weights /= weights.sum()
+    if weights.min() * len(windows) < 1e-6:
+        never = windows.sessions[int(weights.argmin())]
+        raise UserError(
+            f"config: with data.temperature {temperature:g} session {never} is practically never drawn",
+            way_out="raise the temperature, or leave the session out of data.sessions",
+        )
+    return weights

@@ -110,14 +110,7 @@ class TrainingBatches:
             rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
             return self.cutter.start(window, rng.permutation(n_neurons)[: self.cutter.n_slots])
 
-        samples: list[Sample | None] = []
-        for finish in _begun(start, numbers):
-            try:
-                samples.append(finish())
-            except Damaged:
-                if not self.skip_damaged:
-                    raise
-                samples.append(None)
+        samples = [_read(finish, self.skip_damaged) for finish in _begun(start, numbers)]
         regime = self.regime(step)
         return self.cutter.batch(samples, self.plan.layout(regime), self.plan.program(regime), len(numbers))
 
@@ -152,6 +145,7 @@ class EvaluationBatches:
     windows: Sequence[Window] | WindowIndex
     regime: Regime
     batch_size: int
+    skip_damaged: bool = False  # for validation while training; a score is of all windows
 
     @cached_property
     def layout(self) -> Layout:
@@ -166,7 +160,7 @@ class EvaluationBatches:
         return [self.windows[i] for i in range(first, min(first + self.batch_size, len(self.windows)))]
 
     def __getitem__(self, number: int) -> Batch:
-        samples = [finish() for finish in _begun(self.cutter.start, self.windows_of(number))]
+        samples = [_read(finish, self.skip_damaged) for finish in _begun(self.cutter.start, self.windows_of(number))]
         return self.cutter.batch(samples, self.layout, self.layout, self.batch_size)
 
     def stream(self, threads: int, ahead: int) -> Iterator[Batch]:
@@ -176,6 +170,16 @@ class EvaluationBatches:
 def slots_for(n_neurons: int, multiple: int = 64) -> int:
     """Slots that hold `n_neurons`, rounded up so that sessions of similar size share a program."""
     return -(-n_neurons // multiple) * multiple
+
+
+def _read(finish: Callable[[], Sample], skip_damaged: bool) -> Sample | None:
+    """A window that was begun; None in place of a damaged one, if that is wanted."""
+    try:
+        return finish()
+    except Damaged:
+        if not skip_damaged:
+            raise
+        return None
 
 
 def _begun(start: Callable[[Any], Callable[[], Sample]], items: Iterable[Any]) -> Iterator[Callable[[], Sample]]:

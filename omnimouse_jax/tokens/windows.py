@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -129,6 +130,13 @@ class WindowIndex:
         first, last = np.searchsorted(self.span_session, [at, at + 1])
         return range(int(self.first[first]), int(self.first[last]))
 
+    def fingerprint(self) -> str:
+        """Equal for indices that give the same windows."""
+        digest = hashlib.blake2b(repr((self.sessions, self.stride)).encode(), digest_size=16)
+        for column in (self.span_session, self.origin, self.step, self.shift, self.first):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
     def __repr__(self) -> str:
         return f"WindowIndex({len(self)} windows, {len(self.sessions)} sessions, every {self.stride_s:g} s)"
 
@@ -199,6 +207,13 @@ def _own_spans(spans: Float[np.ndarray, "_ 2"], seconds: float, stride_s: float)
 
 def _experanto_spans(recording: Recording, tiers: Sequence[str], grid: Grid, stride: int, blanks: Blanks) -> _Spans:
     """The stride counts allowed starts, through gaps, as experanto counts."""
+    signals = {"responses": recording.responses, **recording.behavior}
+    cut = [name for name, signal in signals.items() if len(signal.segment_start) > 1]
+    if cut:
+        raise UserError(
+            f"session {recording.key}: {cut[0]} has gaps, which experanto's windows do not know",
+            way_out="set --config.data.windows=spans",
+        )
     if blanks == "follow":
         raise UserError("experanto's windows with blanks 'follow'", way_out="set --config.data.blanks to all or none")
     allowed = window_starts(recording, tiers, blanks == "all", grid.n_frames, float(grid.video_rate))

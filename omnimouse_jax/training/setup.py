@@ -62,8 +62,18 @@ class Parts:
         return Cutter(self.store, self.vocabulary, model.grid, model.behavior_channels, model.screen, slots)
 
     def windows(self, sessions: Sequence[str], tiers: Sequence[str], stride_s: float) -> WindowIndex:
-        """Windows to predict, every stimulus among them."""
+        """Windows with something to learn or to score, every stimulus among them. UserError names a session whose responses a
+        benchmark withholds in all of these tiers.
+        """
         data = self.config.data
+        for key in sessions:
+            trials = self.store.recording(key).trials
+            asked = np.isin(trials.tier, list(tiers)) & trials.valid
+            if asked.any() and trials.withheld[asked].all():
+                raise UserError(
+                    f"session {key}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
+                    way_out="name another tier, or leave the session out",
+                )
         return WindowIndex.of(self.store, sessions, tiers, self.model.grid, stride_s, data.blanks, data.windows)
 
     def training_windows(self) -> WindowIndex:
@@ -134,10 +144,13 @@ def predictions(parts: Parts, params: Any, batches: EvaluationBatches) -> Any:
 
 
 def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[str, float]:
-    """Loss over all targets of some batches together, in float64."""
+    """Loss over all targets of some batches together, in float64; NaN where nothing that was asked for was recorded."""
     totals = np.zeros(len(LossSums._fields), np.float64)
     for _, _, _, sums in predictions(parts, params, batches):
         totals += np.array(sums, np.float64)
+    counted = LossSums(*totals)
+    if counted.response_count + counted.behavior_count == 0:
+        return {"loss": float("nan")}
     return {name: float(value) for name, value in LossSums(*totals).means(parts.model, np.maximum).items()}
 
 

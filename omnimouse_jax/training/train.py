@@ -24,47 +24,28 @@ from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.model.programs import plan_of
 from omnimouse_jax.progress import Progress
-from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.classes import shown
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches, TrainingBatches
-from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.training import checkpoint, columns, track
+from omnimouse_jax.training import columns, track
 from omnimouse_jax.training.checkpoint import Checkpoints
 from omnimouse_jax.training.defaults import optimizer_settings
 from omnimouse_jax.training.parallel import batch_sharding, local_rows, put_batch, replicated
+from omnimouse_jax.training.resume import imported_rows, start_or_resume
 from omnimouse_jax.training.setup import Parts, mean_losses, prepare, regimes_of
 from omnimouse_jax.training.step import (
     Program,
     TrainState,
     compile_ahead,
     gradient_program,
-    init_state,
     predict_program,
     update_program,
 )
 
-#: Fields that may differ when a run goes on: how long (until it anneals), how often, on what. They change no step.
-MAY_CHANGE = (
-    "train.steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.programs",
-    "data.threads",
-    "data.ahead",
-    "data.damaged",
-    "mesh.",
-    "model.attention",
-    "model.scan_layers",
-    "model.remat",
-    "evaluation.batch_size",
-    "evaluation.bootstrap",
-    "evaluation.tiers",
-    "evaluation.checkpoint",
-)
+#: Damaged windows that a run may skip before they must be less than a tenth.
+MAY_SKIP = 64
 
 
 class Interrupted(Exception):
@@ -92,7 +73,7 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     when the config cannot be run, and Interrupted after saving when it is told to stop.
     """
     workdir = Path(workdir)
-    parts = prepare(config, _imported_rows(config, workdir))
+    parts = prepare(config, imported_rows(config, workdir))
     sessions = parts.store.chosen(config.data.sessions)
     cutter = parts.cutter(sessions, at_most=parts.model.max_neurons)
     drawn = regimes_of(config.regimes, parts.model.grid)
@@ -110,8 +91,13 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     validation = _validation_batches(parts, sessions)
 
     saved = Checkpoints(workdir, config.train.keep)
-    meta = {"config": config.to_dict(), "vocabulary": parts.vocabulary.to_json(), "version": __version__}
-    state = _start_or_resume(parts, saved, meta, workdir)
+    meta = {
+        "config": config.to_dict(),
+        "vocabulary": parts.vocabulary.to_json(),
+        "data": {"windows": windows.fingerprint(), "sessions": {k: parts.store.summary(k)["check"] for k in sessions}},
+        "version": __version__,
+    }
+    state = start_or_resume(parts, saved, meta, workdir)
     first = int(state.step)
     track.write_json(workdir / "config.json", meta["config"])
     track.write_json(workdir / "vocabulary.json", meta["vocabulary"])
@@ -136,6 +122,11 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
             waited = time.monotonic()
             loaded = next(stream)
             clock.windows_skipped += int((~loaded.row_mask).sum())
+            if clock.windows_skipped > max(MAY_SKIP, (step + 1 - first) * config.data.batch_size // 10):
+                raise UserError(
+                    f"step {step + 1}: {clock.windows_skipped} windows were damaged, more than a tenth",
+                    way_out=f"repair the store {parts.store.name}: ingest with --verify tells what is wrong",
+                )
             batch = put_batch(loaded, parts.mesh)
             clock.waiting_for_data += time.monotonic() - waited
 
@@ -247,55 +238,14 @@ def _validation_batches(parts: Parts, sessions: tuple[str, ...]) -> dict[str, Ev
     chosen = [windows[int(number)] for number in numbers]
     return {
         task: EvaluationBatches(
-            parts.cutter(scored), chosen, regimes_of([text], parts.model.grid)[0], config.evaluation.batch_size
+            parts.cutter(scored),
+            chosen,
+            regimes_of([text], parts.model.grid)[0],
+            config.evaluation.batch_size,
+            config.data.damaged == "skip",
         )
         for task, text in config.evaluation.tasks.items()
     }
-
-
-def _start_or_resume(parts: Parts, saved: Checkpoints, meta: dict[str, Any], workdir: Path) -> TrainState:
-    config = parts.config
-    newest = saved.latest()
-    if newest is None:
-        return init_state(parts.model, parts.capacity, config.seed, parts.mesh)
-    old = saved.meta(newest)
-    before, now = checkpoint.comparable(old["config"]), checkpoint.comparable(meta["config"])
-    changed = [
-        k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and not k.startswith(MAY_CHANGE)
-    ]
-    if newest == 0:  # imported weights, not trained on yet: only the model is given
-        changed = [k for k in changed if k.startswith("model.")]
-    if changed:
-        told = "; ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
-        raise UserError(
-            f"run {workdir}: trained with another config ({told})", way_out="use a new --workdir or the old values"
-        )
-    length, annealed = before["train.steps"], before["optimizer.anneal_steps"]
-    if length != config.train.steps and annealed and newest > min(length, config.train.steps) - annealed:
-        raise UserError(
-            f"run {workdir}: at step {newest} of {length} the learning rate is already annealing",
-            way_out="keep train.steps, or use a new --workdir",
-        )
-    if Vocabulary.from_json(old["vocabulary"]) != parts.vocabulary:
-        raise UserError(f"run {workdir}: trained on other sessions", way_out="use a new --workdir or the same sessions")
-    return saved.restore(newest, checkpoint.restore_target(parts.model, parts.capacity, parts.mesh))
-
-
-def _imported_rows(config: ConfigDict, workdir: Path) -> Vocabulary | None:
-    """The rows of a run that began with imported weights, if it knows every session asked for. It may know more of them."""
-    if not (workdir / checkpoint.IMPORTED).exists() or not config.data.store:
-        return None
-    saved = Checkpoints(workdir, read_only=True)
-    newest = saved.latest()
-    meta = None if newest is None else saved.meta(newest)
-    saved.close()
-    if meta is None:
-        return None
-    known = Vocabulary.from_json(meta["vocabulary"])
-    n_neurons = {entry.key: entry.n_neurons for entry in known.sessions}
-    store = Store.open(config.data.store)
-    asked = {key: store.summary(key)["n_neurons"] for key in store.chosen(config.data.sessions)}
-    return known if all(n_neurons.get(key) == n for key, n in asked.items()) else None
 
 
 def _validate(
@@ -306,9 +256,12 @@ def _validate(
         return {}
     start = time.monotonic()
     losses = {task: mean_losses(parts, state.params, batches)["loss"] for task, batches in validation.items()}
+    clock.validating += time.monotonic() - start
+    losses = {task: loss for task, loss in losses.items() if np.isfinite(loss)}
+    if not losses:
+        return {}
     mean = float(np.mean(list(losses.values())))
     metrics.write(int(state.step), {"validation_loss": mean, **{f"validation_loss/{k}": v for k, v in losses.items()}})
-    clock.validating += time.monotonic() - start
     return {"validation_loss": mean}
 
 

@@ -27,15 +27,13 @@ def add(verb: AddVerb) -> None:
     made.add_argument(
         "--nan-responses",
         choices=("error", "mask"),
-        default="error",
-        help="NaN in responses: refuse, or treat as not recorded",
+        help="NaN in responses: refuse (default), or treat as not recorded",
     )
-    made.add_argument("--overwrite", action="store_true", help="replace sessions of the same key")
+    made.add_argument("--overwrite", action="store_true", help="write sessions of the same key anew")
     made.add_argument("--workers", type=int, default=1, help="sessions read at the same time (default: 1)")
     made.add_argument(
         "--dtype",
         choices=("float32", "float16"),
-        default="float32",
         help="of stored responses: float32 (exact) or float16 (half the room, off by up to 0.05 %%)",
     )
     made.add_argument(
@@ -122,7 +120,9 @@ def ingest(arguments: argparse.Namespace) -> int:
         raise UserError(
             "ingest: no store to write to", way_out="pass --store STORE (a folder, or an s3:// or gs:// URL)"
         )
-    options = {**parse_options(arguments.format, arguments.set), "nan_responses": arguments.nan_responses}
+    options = parse_options(arguments.format, arguments.set)
+    if arguments.nan_responses:
+        options["nan_responses"] = arguments.nan_responses
     done = ingest(
         arguments.format,
         arguments.source,

@@ -6,6 +6,7 @@ whole sessions, and the same command goes on with the others.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -45,7 +46,7 @@ class Job(NamedTuple):
     options: dict[str, Any]
     store: Location
     overwrite: bool = False
-    dtype: str = "float32"
+    dtype: str | None = None
 
 
 class Session(NamedTuple):
@@ -67,7 +68,7 @@ def ingest(
     overwrite: bool = False,
     workers: int = 1,
     keep_going: bool = False,
-    dtype: str = "float32",
+    dtype: str | None = None,
     say: Say = print,
     **options: Any,
 ) -> Ingested:
@@ -76,16 +77,15 @@ def ingest(
     All sessions are read and checked before the first is written, so bad input leaves the store as it was; with
     `keep_going` the good ones are written and the bad ones told. An interrupted ingest goes on where it stopped: a
     session that the store has from the same files and options is skipped. A key that is taken by other files is an
-    error unless `overwrite`. `dtype` is that of the stored responses, `options` are the format's. `say` gets one line per
-    session.
+    error unless `overwrite`, which writes every session anew. `dtype` is that of the stored responses (float32), `options`
+    are the format's. `say` gets one line per session.
     """
     todo, skipped = _plan(format, source, store, options, overwrite, dtype)
     for key in skipped:
         say(f"session {key}: already in the store from the same files, skipped")
     failed: list[str] = []
     checked = list(work(_check, todo, workers, f"checking {len(todo)} sessions", 0.0, keep_going, failed))
-    checked.sort(key=lambda found: todo.index(found[0]))
-    _require_distinct([(job, session.key) for job, session in checked])
+    checked = _distinct(sorted(checked, key=lambda found: todo.index(found[0])), keep_going, failed)
     total = math.fsum(session.megabytes for _, session in checked)
     began = time.monotonic()
     Store.create(store)
@@ -122,7 +122,7 @@ def verify(
     jobs = []
     for session in reader_of(format).discover(_existing(source)):
         key = known.get(str(session.absolute()))
-        given = options if key is None else opened.recording(key).provenance["options"]
+        given = options if key is None else opened.recording(key).provenance.get("options", options)
         jobs.append(Job(format, session, dict(given), Place(store).spec))
     out = {}
     for _, compared in work(_compare, jobs, workers, f"verifying {len(jobs)} sessions", 0.0, False, []):
@@ -134,7 +134,7 @@ def verify(
 
 
 def _plan(
-    format: str, source: Path | str, store: Location, options: dict[str, Any], overwrite: bool, dtype: str
+    format: str, source: Path | str, store: Location, options: dict[str, Any], overwrite: bool, dtype: str | None
 ) -> tuple[list[Job], list[str]]:
     """The sessions to read, and the keys of those that the store has from files that look untouched."""
     known_options = options_of(format)
@@ -143,18 +143,23 @@ def _plan(
             raise UserError(f"format {format}: no option {name}", way_out=nearest(name, known_options))
     reader, place = reader_of(format), Place(store)
     sessions = reader.discover(_existing(source))
-    by_stamp: dict[str, str] = {}
-    if place.read(MANIFEST) is not None:
+    known: dict[tuple[str, str], str] = {}  # two sessions may have files of equal names, sizes and times
+    if place.read(MANIFEST) is not None and not overwrite:
         opened = Store.open(store)
-        by_stamp = {str(opened.summary(key)["stamp"]): key for key in opened.keys}
+        for key in opened.keys:
+            summary = opened.summary(key)
+            if dtype in (None, summary["response_dtype"]):
+                known[str(summary["source"]), str(summary["stamp"])] = key
     todo, skipped = [], []
     full = {**known_options, **options}
     for session in sessions:
-        key = by_stamp.get(stamp(reader.source_files(session), session, full))
-        if key is None:
+        key_there = None
+        with contextlib.suppress(UserError):  # told when the session is checked
+            key_there = known.get((str(session.absolute()), stamp(reader.source_files(session), session, full)))
+        if key_there is None:
             todo.append(Job(format, session, full, place.spec, overwrite, dtype))
         else:
-            skipped.append(key)
+            skipped.append(key_there)
     return todo, skipped
 
 
@@ -165,14 +170,23 @@ def _existing(source: Path | str) -> Path:
     return root
 
 
-def _require_distinct(found: Sequence[tuple[Job, str]]) -> None:
+def _distinct(checked: Sequence[tuple[Job, Session]], keep_going: bool, failed: list[str]) -> list[tuple[Job, Session]]:
+    """The sessions less those whose key another one has; these are an error, or go to `failed`."""
     seen: dict[str, Path] = {}
-    for job, key in found:
-        if key in seen:
-            raise UserError(
-                f"session {key}: in {seen[key]} and in {job.session}", way_out="give each session its own key"
-            )
-        seen[key] = job.session
+    out = []
+    for job, session in checked:
+        if session.key not in seen:
+            seen[session.key] = job.session
+            out.append((job, session))
+            continue
+        error = UserError(
+            f"session {session.key}: in {seen[session.key]} and in {job.session}",
+            way_out="give each session its own key",
+        )
+        if not keep_going:
+            raise error
+        failed.append(str(error))
+    return out
 
 
 def _check(job: Job, tick: Tick) -> Session:
@@ -188,13 +202,17 @@ def _check(job: Job, tick: Tick) -> Session:
 def _require_same(job: Job, key: str, store: Store) -> None:
     """Raises if the store has other files under the session's key, or the same ones read in another way."""
     sums = checksums(reader_of(job.format).source_files(job.session), job.session)
-    if store.summary(key)["checksum"] == checksum(sums, job.options):
-        return
+    summary = store.summary(key)
     before = store.recording(key).provenance
-    other = f"from other files than {job.session}"
-    if before.get("files") == sums:
+    if summary["checksum"] == checksum(sums, job.options):
+        if job.dtype in (None, summary["response_dtype"]):
+            return
+        other = f"as {summary['response_dtype']}"
+    elif before.get("files") == sums:
         told = [f"{k}: {v!r}" for k, v in before["options"].items() if job.options.get(k) != v]
         other = f"from these files with other options ({', '.join(told)})"
+    else:
+        other = f"from other files than {job.session}"
     raise UserError(
         f"session {key}: already in the store {store.name}, {other}",
         way_out="pass --overwrite, or give it another key",
@@ -208,7 +226,8 @@ def _write(job: Job, tick: Tick) -> Session:
     files, store = reader.source_files(job.session), Store.open(job.store)
     sums = checksums(files, job.session)
     whole = checksum(sums, job.options)
-    if recording.key in store and store.summary(recording.key)["checksum"] == whole:
+    there = recording.key in store and store.summary(recording.key)["checksum"] == whole
+    if there and not job.overwrite:
         return _told(recording)._replace(skipped=True)
     provenance = {
         "reader": job.format,
@@ -220,7 +239,7 @@ def _write(job: Job, tick: Tick) -> Session:
     }
     told = counted(dataclasses.replace(recording, provenance={**recording.provenance, **provenance}), tick)
     try:
-        store.add(told, overwrite=job.overwrite, dtype=job.dtype)
+        store.add(told, overwrite=job.overwrite, dtype=job.dtype or "float32")
     except (OSError, ValueError) as error:
         raise UserError(
             f"session {recording.key}: could not be written to {store.name} ({str(error).splitlines()[0][:160]})",
@@ -237,10 +256,14 @@ def _compare(job: Job, tick: Tick) -> Session:
     if recording.key not in store:
         return _told(recording)._replace(found=("not in the store",))
     stored = store.recording(recording.key)
-    before, now = stored.provenance["files"], checksums(reader.source_files(job.session), job.session)
+    before, now = stored.provenance.get("files", {}), checksums(reader.source_files(job.session), job.session)
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     found = [f"source file {name} is not the one that was ingested" for name in changed]
-    return _told(recording)._replace(found=(*found, *differences(counted(recording, tick), stored)))
+    try:
+        found += differences(counted(recording, tick), stored)
+    except UserError as error:  # damage is a difference too, and the other sessions are still to be looked at
+        found.append(str(error))
+    return _told(recording)._replace(found=tuple(found))
 
 
 def _told(recording: Recording) -> Session:
