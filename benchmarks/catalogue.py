@@ -189,9 +189,9 @@ def build(folder: Path, sessions: list[dict[str, Any]]) -> None:
     for i, session in enumerate(sessions):
         if session["key"] not in store:
             number = itertools.count()
-            path = f"sessions/{session['key']}"
+            path, _ = store._manifest.begin(session["key"], None)
             entry = writer.write_session(store._place.under(f"{path}/"), recording(session, i))
-            store._commit(session["key"], entry | {"folder": path}, None)
+            store._update(store._manifest.commit(session["key"], entry | {"folder": path}, None))
     blocks = {path.stat().st_ino: path.stat().st_blocks for path in folder.rglob("*") if path.is_file()}
     used = 512 * sum(blocks.values()) / 1e9
     whole = sum(RATE * 3600 * session["hours"] * session["n"] * 4 for session in sessions) / 1e12

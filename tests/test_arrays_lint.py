@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from omnimouse_jax.cli import main
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest import arrays, ingest
 from omnimouse_jax.recordings.ingest.arrays.lint import lint
@@ -360,9 +361,30 @@ def test_templates_for_other_folders(tmp_path: Path) -> None:
     assert written["trials"] == "trials.csv"
     assert written["behavior"]["pupil"]["channels"] == [FILL_IN] * 5
     assert "broken.npy (cannot be read)" in text
+    with pytest.raises(UserError, match=r"holds sessions \(session\), which a description here would hide"):
+        write_template(tmp_path / "new")
+    with pytest.raises(UserError, match="cannot be made"):
+        write_template(folder / "trials.csv" / "inside")
     trials = tmp_path / "trials"
     trials.mkdir()
     np.save(trials / "responses.npy", rng.normal(size=(8, 20, 30)))
     assert yaml.safe_load(write_template(trials).read_text())["responses"]["segments"] == {"start": FILL_IN}
     with pytest.raises(UserError, match="a file"):
         write_template(trials / "responses.npy")
+
+
+def test_missing_responses_are_judged_as_ingest_will_take_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "anna-1"
+    fields = good(folder)
+    _array("responses.npy", ([3, 4], 1), np.nan)(folder, fields)
+    write(folder, fields)
+    assert lint(folder).n_errors == 1
+    report = lint(folder, "mask")
+    assert report.n_errors == report.n_warnings == 0
+    assert _matches(r"fine     responses: 2 NaN .* taken as not recorded", report.lines())
+    assert main(["ingest", "arrays", str(folder), "--check"]) == 1
+    assert main(["ingest", "arrays", str(folder), "--check", "--nan-responses", "mask"]) == 0
+    _array("responses.npy", np.s_[:9000], np.nan)(folder, fields)
+    assert lint(folder, "mask").n_warnings >= 1
+    assert main(["ingest", "arrays", str(folder), "--check", "--template"]) == 2
+    assert "--template and --check - write the template" in capsys.readouterr().err

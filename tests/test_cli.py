@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from omnimouse_jax import cli
+from omnimouse_jax.recordings.manifest import VERSION
 from omnimouse_jax.recordings.session import Recording, Signal, Trials
-from omnimouse_jax.recordings.store import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = (

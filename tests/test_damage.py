@@ -18,6 +18,7 @@ from omnimouse_jax.recordings.kvstore import Damaged, reason, settle
 from omnimouse_jax.recordings.plain import checksum
 from omnimouse_jax.recordings.session import Recording, Signal, Trials
 from omnimouse_jax.recordings.store import Store
+from tests.test_store import folder_of
 
 N, ROWS = 400, 600  # 20 s at 30 Hz: 30 chunks of 20 rows
 
@@ -56,7 +57,7 @@ def store(kept: Path, tmp_path: Path) -> Path:
 
 
 def shard(store: Path) -> Path:
-    return next(p for p in (store / "sessions/m1-s1/responses/c").rglob("*") if p.is_file())
+    return next(p for p in (folder_of(store) / "responses/c").rglob("*") if p.is_file())
 
 
 def responses(store: Path) -> Any:
@@ -125,7 +126,7 @@ def test_a_chunk_that_the_index_does_not_know_is_damage(store: Path) -> None:
 
 def test_a_lost_description_is_damage(tmp_path: Path) -> None:
     Store.create(tmp_path / "s").add(make(held=4))
-    (tmp_path / "s/sessions/m1-s1/responses/zarr.json").unlink()
+    (folder_of(tmp_path / "s") / "responses/zarr.json").unlink()
     with pytest.raises(Damaged, match="does not exist"):
         responses(tmp_path / "s")[0:60]
 
@@ -154,7 +155,7 @@ def test_a_sum_tells_bytes_and_their_order(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("name", ["session.json", "columns.npz", "trials.npz", "neurons.npz"])
 def test_damaged_columns_are_told(name: str, store: Path) -> None:
-    path = store / "sessions/m1-s1" / name
+    path = folder_of(store) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 64
     path.write_bytes(content)

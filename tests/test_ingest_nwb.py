@@ -314,6 +314,11 @@ def test_tiers_keys_and_choices(tmp_path: Path) -> None:
         ({"hold_out_last": 0.1, "hold_out_stimuli": 0.1}, "choose one rule"),
         ({"key": "name"}, "choose stem or identifier or session_id"),
         ({"size": (0, 3)}, "give .height, width. in pixels"),
+        ({"size": ("a", 4)}, "size .'a', 4. - give .height, width. in pixels"),
+        ({"screen_deg": (np.nan, 4.0)}, "screen_deg .* - give .height, width. in degrees"),
+        ({"timing_tolerance": np.nan}, "timing_tolerance nan - give sample periods"),
+        ({"drawing_rate": 1e9}, "drawing_rate 1000000000.0 - give frames per second, at most 1000"),
+        ({"hold_out_last": np.nan}, "hold_out_last nan"),
         ({"responses": "Spikes"}, r"responses Spikes: no such series .*DfOverFEvents 2400 x 6 \(events\)"),
         ({"responses": "DfOverF,DfOverFEvents"}, "several series of the same ROIs"),
         ({"behavior": "whiskers"}, "behavior whiskers: no such series .*running_speed"),
@@ -321,6 +326,15 @@ def test_tiers_keys_and_choices(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             nwb.read_session(path, **{**SCREEN, **options})
+
+
+def test_a_rate_that_cannot_be_is_told(tmp_path: Path) -> None:
+    made = files.empty()
+    files.responses(made, np.ones((20, 3)), starting_time=0.0, rate=1e-9)
+    with pytest.raises(
+        UserError, match=r"session a: file .*a.nwb: responses at 1e-09 samples per second last 2e\+10 s - "
+    ):
+        nwb.read_session(files.write(made, tmp_path / "a.nwb"))
 
 
 def test_raw_files_beside_processed_ones_are_passed_over(tmp_path: Path) -> None:

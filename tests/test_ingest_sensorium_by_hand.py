@@ -19,7 +19,7 @@ from omnimouse_jax.recordings.ingest.sensorium.official import drawn_neurons, st
 from omnimouse_jax.recordings.sampling import read_behavior
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.grid import Grid
-from omnimouse_jax.tokens.windows import WindowIndex
+from omnimouse_jax.tokens.windows import WindowIndex, cut
 
 ALL_CHANNELS = ("pupil_size", "pupil_size_derivative", "running", "pupil_x", "pupil_y")
 
@@ -95,12 +95,16 @@ class TestByHand:
         (here / "notes.txt").write_text("-")
         before = sorted((p, p.stat().st_mtime_ns) for p in here.rglob("*"))
         found = sensorium2022.discover(here)
-        assert [p.name for p in found] == [STATIC, "static7-1-3-GrayImageNet-0.zip"]
+        assert [p.name for p in found] == [
+            f"{STATIC}.zip",
+            "static7-1-3-GrayImageNet-0.zip",
+        ]  # not the folder beside it
         assert sensorium2022.discover(found[0]) == [found[0]]
         assert sensorium2022.discover(found[1]) == [found[1]]
-        assert sensorium2023.discover(here) == [here / DYNAMIC]
+        assert sensorium2023.discover(here) == [here / f"{DYNAMIC}.zip"]
         assert sensorium2022.source_files(found[1]) == [found[1]]
-        assert len(sensorium2022.source_files(found[0])) == 4 * 6 + 3 + 8
+        assert sensorium2022.discover(here / STATIC) == [here / STATIC]
+        assert len(sensorium2022.source_files(here / STATIC)) == 4 * 6 + 3 + 8
         for path in found:
             rec = sensorium2022.read_session(path)
             assert rec.key == ("7-1-2" if path == found[0] else "7-1-3")
@@ -120,22 +124,61 @@ class TestByHand:
                 for field in one:
                     assert np.array_equal(one[field], two[field], equal_nan=True)
 
-    def test_withheld_needs_zeros_in_enough_neurons(self, tmp_path: Path) -> None:
-        assert sensorium2022.read_session(static_tree(tmp_path / STATIC)).trials.withheld.tolist() == [False] * 5 + [
-            True
-        ]
-        few = sensorium2022.read_session(static_tree(tmp_path / "static7-1-9", n_neurons=9))
-        assert not few.trials.withheld.any()
-        rec = sensorium2023.read_session(video_tree(tmp_path / DYNAMIC))
+    @pytest.mark.parametrize("n_neurons", [3, 12])
+    @pytest.mark.parametrize("blank", [0.0, np.nan])
+    def test_blanked_trials_of_the_benchmarks_tiers_are_withheld(
+        self, blank: float, n_neurons: int, tmp_path: Path
+    ) -> None:
+        folder = static_tree(tmp_path / STATIC, n_neurons)
+        save(folder, "data/responses/5", np.full(n_neurons, blank))
+        assert sensorium2022.read_session(folder).trials.withheld.tolist() == [False] * 5 + [True]
+        folder = video_tree(tmp_path / DYNAMIC, n_neurons)
+        values = np.load(folder / "data/responses/3.npy")
+        save(folder, "data/responses/3", values + blank)
+        rec = sensorium2023.read_session(folder)
         assert rec.trials.withheld.tolist() == [False] * 3 + [True]
-        assert np.isnan(rec.responses.values[60 + 61 + 62 : 246]).all()
+        assert rec.trials.valid.all()
+        assert np.round((rec.trials.end - rec.trials.start) * 30).tolist() == [60, 61, 62, 63]
+        assert np.isnan(rec.responses.values[60 + 61 + 62 : rec.responses.n_samples]).all()
         assert np.isfinite(rec.responses.values[0 : 60 + 61 + 62]).all()
-        # one response that is not zero is a recorded trial
-        path = tmp_path / STATIC / "data/responses/5.npy"
-        values = np.load(path)
-        values[3] = 1e-9
-        np.save(path, values)
-        assert not sensorium2022.read_session(tmp_path / STATIC).trials.withheld.any()
+        made = Store.create(tmp_path / "store")
+        made.add(rec)
+        index = WindowIndex.of(made, ["8-1-2"], ["final_test_bonus"], Grid(), 1 / 30)
+        assert len(index) == 4  # a window can be cut and predicted
+        sample = cut(made.recording("8-1-2"), index[0], Grid(), ALL_CHANNELS)
+        assert np.isnan(sample.responses).all()
+        assert np.array_equal(sample.video, np.moveaxis(np.load(folder / "data/videos/3.npy"), -1, 0)[:60])
+
+    def test_silent_trials_of_other_tiers_are_kept(self, tmp_path: Path) -> None:
+        folder = static_tree(tmp_path / STATIC)
+        for k in (0, 1, 3):
+            save(folder, f"data/responses/{k}", np.zeros(12))
+        rec = sensorium2022.read_session(folder)
+        assert rec.trials.withheld.tolist() == [False] * 5 + [True]
+        assert np.all(rec.responses.values[2:3] == 0)
+        folder = video_tree(tmp_path / DYNAMIC)
+        for k in (0, 2):
+            save(folder, f"data/responses/{k}", np.load(folder / f"data/responses/{k}.npy") * 0)
+        assert sensorium2023.read_session(folder).trials.withheld.tolist() == [False] * 3 + [True]
+
+    @pytest.mark.parametrize("year", [2022, 2023])
+    def test_a_value_left_in_a_blanked_tier_is_refused(self, year: int, packed: Callable, tmp_path: Path) -> None:
+        folder = static_tree(tmp_path / STATIC) if year == 2022 else video_tree(tmp_path / DYNAMIC)
+        reader, tier = (sensorium2022, "test") if year == 2022 else (sensorium2023, "live_test_main")
+        tiers = np.load(folder / "meta/trials/tiers.npy").astype("U20")
+        n = len(tiers)
+        tiers[1:] = tier
+        save(folder, "meta/trials/tiers", tiers)
+        for k in range(1, n):
+            save(folder, f"data/responses/{k}", np.load(folder / f"data/responses/{k}.npy") * 0)
+        last = folder / f"data/responses/{n - 1}.npy"
+        values = np.load(last)
+        values.flat[3] = 1e-9
+        np.save(last, values)
+        key = "7-1-2" if year == 2022 else "8-1-2"
+        _refused(reader, packed(folder), key, f"most trials of tier {tier} are blanked, but not trial {n - 1} - ")
+        np.save(last, values * 0)
+        assert reader.read_session(folder).trials.withheld.tolist() == [False] + [True] * (n - 1)
 
     def test_a_mouse_that_never_ran_was_recorded_all_the_same(self, tmp_path: Path) -> None:
         rec = sensorium2022.read_session(static_tree(tmp_path / STATIC))
@@ -167,6 +210,8 @@ class TestByHand:
         assert ingest(name, tmp_path, tmp_path / "store", say=told.append).added == (key,)
         assert ingest(name, tmp_path, tmp_path / "store", say=told.append).skipped == (key,)
         assert verify(name, tmp_path, tmp_path / "store", say=told.append) == {key: ()}
+        shutil.rmtree(tmp_path / (STATIC if year == 2022 else DYNAMIC))
+        assert ingest(name, tmp_path, tmp_path / "store", say=told.append).skipped == (key,)
         stored = Store.open(tmp_path / "store").recording(key).provenance
         assert stored["benchmark"] == name
         assert stored["trials"]["file_index"] == list(range(6 if year == 2022 else 4))

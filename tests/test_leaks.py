@@ -143,3 +143,41 @@ def test_withheld_trials_have_no_target_and_no_score(tmp_path: Path) -> None:
     config.model.screen = (16, 32)
     with pytest.raises(UserError, match="session cal-1: the responses of tier test are withheld"):
         preflight(config)
+
+
+def cut_clips(key: str, shown: list[tuple[int, int, str]]) -> Recording:
+    """Trials of (clip, frames of it that were kept, tier) at 30 Hz; clips 0 and 1 share their first 30 frames."""
+    start = np.cumsum([0.0, *(n / 30 + 1 for _, n, _ in shown[:-1])])
+    rng = np.random.default_rng([7])
+    clips = rng.integers(0, 256, (4, 100, 16, 32)).astype(np.uint8)
+    clips[1, :30] = clips[0, :30]
+    times = np.concatenate([at + np.arange(n + 1) / 30 for at, (_, n, _) in zip(start, shown, strict=True)])
+    frame = np.concatenate([np.append(100 * clip + np.arange(n), -1) for clip, n, _ in shown])
+    end = start + np.array([n / 30 for _, n, _ in shown])
+    screen = Screen(clips.reshape(400, 16, 32), times, frame, np.full(len(times), 128.0), float(times[-1]))
+    tiers, n = np.array([tier for _, _, tier in shown]), len(shown)
+    names = np.array([f"{key}/{k}" for k in range(n)])
+    trials = Trials(start, end, tiers, np.full(n, "video"), names, np.ones(n, bool))
+    responses = Signal.continuous(rng.gamma(1.0, 1.0, (int(end[-1] * 10) + 1, 6)).astype(np.float32), 10.0, 0.0)
+    return Recording(key, key, responses, trials, screen=screen)
+
+
+def test_a_clip_that_was_cut_is_the_same_stimulus(tmp_path: Path) -> None:
+    """100 frames in one mouse, 99 or 61 in another; another clip with the same first second stays another."""
+    made = Store.create(tmp_path / "store")
+    made.add(cut_clips("ann", [(0, 100, "train"), (1, 100, "train"), (2, 61, "train"), (3, 100, "train")]))
+    made.add(cut_clips("bob", [(0, 99, "test"), (2, 90, "test")]))
+    made.add(cut_clips("cal", [(1, 40, "test")]))
+    ann, bob, cal = (made.trial_contents(key).tolist() for key in ("ann", "bob", "cal"))
+    assert not set(ann) & {*bob, *cal}
+    found = {leak.stimulus: leak for leak in leaks(made)}
+    assert set(found) == {ann[0], ann[1], bob[1]}
+    assert found[bob[1]].trained == ("ann",)
+    assert found[bob[1]].held_out == (("bob", "test"),)
+    assert found[bob[1]].scope == "any"
+    assert found[ann[0]].seconds == pytest.approx(100 / 30)
+    out = left_out(made, ("ann",), ("bob",), {"test"}, "any")["ann"]
+    assert out & set(ann) == {ann[0], ann[2]}
+    assert left_out(made, ("ann",), ("cal",), {"test"}, "any")["ann"] & set(ann) == {ann[1]}
+    assert made.unique_stimulus_hours(made.keys) == pytest.approx((100 + 100 + 90 + 100) / 30 / 3600)
+    assert made.unique_stimulus_hours(["bob"]) == pytest.approx((99 + 90) / 30 / 3600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from omnimouse_jax.recordings.experanto_windows import nan_free_spans
 from omnimouse_jax.recordings.session import Recording, Signal, Trials
 from omnimouse_jax.recordings.splits import (
     Blanks,
+    cut_into_trials,
     hold_out_last,
     hold_out_stimuli,
     inside,
@@ -100,6 +102,42 @@ def test_hold_out_last_takes_the_end() -> None:
     assert hold_out_last(some, 0.01).tiers()["test"] == 1
     with pytest.raises(UserError, match="between 0 and 1"):
         hold_out_last(some, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("n", "test", "validation"), [(1, 1, 0), (2, 1, 1), (5, 1, 1), (20, 4, 1), (100, 20, 5), (101, 20, 5)]
+)
+def test_validation_lies_before_what_is_held_out_however_few_there_are(n: int, test: int, validation: int) -> None:
+    held = hold_out_last(trials(*[(i, i + 1, "train", "video") for i in range(n)]), 0.2, "test", 0.05).tier.tolist()
+    assert held == ["train"] * (n - test - validation) + ["validation"] * validation + ["test"] * test
+
+
+def test_only_training_trials_are_held_out() -> None:
+    some = trials(*[(i, i + 1, tier, "video") for i, tier in enumerate(["oracle", "train", "none"] * 4)])
+    held = hold_out_last(some, 0.25, "test", 0.25)
+    assert held.tiers() == {"oracle": 4, "train": 2, "validation": 1, "test": 1, "none": 4}
+    assert held.tier[[7, 10]].tolist() == ["validation", "test"]
+    some = dataclasses.replace(some, stimulus=np.array([f"clip{i % 6}" for i in range(12)]))
+    held = hold_out_stimuli(some, 0.5, "test")
+    assert np.array_equal(held.tier != some.tier, held.tier == "test")
+    assert set(some.tier[held.tier == "test"]) == {"train"}
+
+
+@pytest.mark.parametrize("rule", [hold_out_last, hold_out_stimuli])
+@pytest.mark.parametrize(
+    ("share", "validation"), [(np.nan, 0.0), (0.2, np.nan), (-0.1, 0.0), (0.5, 0.5), (np.inf, 0.0)]
+)
+def test_shares_that_are_none_are_refused(rule: Callable, share: float, validation: float) -> None:
+    with pytest.raises(UserError, match="less than 1 together"):
+        rule(trials((0, 1, "train", "video")), share, "test", validation)
+
+
+def test_no_trials_are_cut_at_a_rate_that_cannot_be() -> None:
+    assert len(cut_into_trials(Signal.continuous(np.zeros((80, 1)), 2.0, 0.0))) == 4
+    for rate, n in ((1e-9, 10), (0.05, 100), (0.2, 3_000_000)):
+        values = np.broadcast_to(np.zeros(1, np.float32), (n, 1))
+        with pytest.raises(UserError, match=r"samples per second last .* - correct the rate"):
+            cut_into_trials(Signal.continuous(values, rate, 0.0))
 
 
 def test_interval_arithmetic_equals_counting() -> None:

@@ -53,6 +53,11 @@ def make(key: str = "m1-s1", n: int = 12, seed: int = 0, **kwargs: object) -> Re
     return Recording(key, key.split("-")[0], **(fields | kwargs))  # type: ignore[arg-type]
 
 
+def folder_of(store: Path, key: str = "m1-s1") -> Path:
+    """Where a session's files are."""
+    return store / json.loads((store / "manifest.json").read_text())["sessions"][key]["folder"]
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -157,7 +162,7 @@ def test_inspect_lists_every_session(tmp_path: Path) -> None:
     assert json.loads(inspection.as_json(tmp_path / "s"))["totals"]["neurons"] == 24
 
 
-def test_only_the_manifest_makes_a_session_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_while_it_is_written_leaves_no_trace(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s")
     store.add(make())
     before = snapshot(tmp_path / "s")
@@ -174,17 +179,6 @@ def test_only_the_manifest_makes_a_session_exist(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="disk gone"):
         store.add(make("m1-s1", screen=screen), overwrite=True)
     assert snapshot(tmp_path / "s") == before
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Store, "_commit", killed)  # a process that dies just before it commits
-    with pytest.raises(KeyboardInterrupt):
-        store.add(make("m2-s1"))
-    monkeypatch.undo()
-    assert Store.open(tmp_path / "s").keys == ("m1-s1",)
-    store.add(make("m2-s1", n=5))  # the leftovers of another shape are replaced
-    assert Store.open(tmp_path / "s").recording("m2-s1").responses.values[0:2].shape == (2, 5)
 
 
 def test_overwrite_replaces_and_keeps_no_rest(tmp_path: Path) -> None:
@@ -262,7 +256,7 @@ def test_large_arrays_stream_in_shards(tmp_path: Path, monkeypatch: pytest.Monke
     assert max(seen) * 160 <= 2**16
     assert sum(seen) == 615
     assert np.array_equal(store.recording("m1-s1").responses.values[100:500], values[100:500])
-    metadata = json.loads((tmp_path / "s/sessions/m1-s1/responses/zarr.json").read_text())
+    metadata = json.loads((folder_of(tmp_path / "s") / "responses/zarr.json").read_text())
     sharding = metadata["codecs"][0]
     assert sharding["name"] == "sharding_indexed"
     assert sharding["configuration"]["codecs"][-1]["name"] == "crc32c"
@@ -298,7 +292,7 @@ def test_plain_arrays_are_read_alike_from_memory_and_from_disk(
 def test_damage_is_found_and_told(tmp_path: Path) -> None:
     Store.create(tmp_path / "s").add(make())
     shard = next(
-        p for p in (tmp_path / "s/sessions/m1-s1/responses").rglob("*") if p.is_file() and p.name != "zarr.json"
+        p for p in (folder_of(tmp_path / "s") / "responses").rglob("*") if p.is_file() and p.name != "zarr.json"
     )
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1
@@ -307,10 +301,10 @@ def test_damage_is_found_and_told(tmp_path: Path) -> None:
         UserError, match=r"session m1-s1: file .*responses: missing or damaged within rows 0 to .*--overwrite"
     ):
         read_responses(Store.open(tmp_path / "s").recording("m1-s1"), np.arange(0, 20, 0.1))
-    (tmp_path / "s/sessions/m1-s1/columns.npz").write_bytes(b"PK")
+    (folder_of(tmp_path / "s") / "columns.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"session m1-s1: file .*columns.npz: damaged"):
         Store.open(tmp_path / "s").recording("m1-s1")
-    (tmp_path / "s/sessions/m1-s1/session.json").unlink()
+    (folder_of(tmp_path / "s") / "session.json").unlink()
     with pytest.raises(UserError, match=r"session m1-s1: file .*session.json: missing"):
         Store.open(tmp_path / "s").recording("m1-s1")
 
@@ -341,6 +335,36 @@ def test_what_is_not_a_store_is_told(tmp_path: Path) -> None:
         Store.open("wrong://x")
     with pytest.raises(UserError, match="session nobody: not in the store"):
         Store.create(tmp_path / "new").summary("nobody")
+    store = Store.create(tmp_path / "new")
+    for key in ("m1-s1", "m1-s2"):
+        store.add(make(key, n=2))
+    assert store.chosen(["m1-s2", "m1-s1"]) == ("m1-s2", "m1-s1")
+    with pytest.raises(UserError, match="session m1-s2: named twice"):
+        store.chosen(["m1-s2", "m1-s1", "m1-s2"])
+
+
+@pytest.mark.parametrize("what", ["responses", "behavior.wheel", "screen"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_float32_cannot_hold_is_an_error(what: str, sign: int, tmp_path: Path) -> None:
+    rec = make()
+    part = {"responses": rec.responses, "behavior.wheel": rec.behavior["wheel"], "screen": rec.screen}[what]
+    assert part is not None
+    values = (part.frames if isinstance(part, Screen) else part.values).astype(np.float64)
+    values[7] = sign * 1e300
+    if isinstance(part, Screen):
+        rec = dataclasses.replace(rec, screen=dataclasses.replace(part, frames=values))
+    elif what == "responses":
+        rec = dataclasses.replace(rec, responses=dataclasses.replace(part, values=values))
+    else:
+        rec = dataclasses.replace(rec, behavior={"wheel": dataclasses.replace(part, values=values)})
+    store = Store.create(tmp_path / "s")
+    for dtype in ("float32", "float16"):
+        with pytest.raises(UserError, match=rf"session m1-s1: {what}: -?1e\+300 is more than float32 can hold"):
+            store.add(rec, dtype=dtype)
+    assert list(snapshot(tmp_path / "s")) == ["manifest.json"]
+    values[7] = sign * 1e30
+    store.add(rec)
+    assert np.isfinite(store.recording("m1-s1").responses.values[:]).all()
 
 
 def _late(rec: Recording) -> Recording:

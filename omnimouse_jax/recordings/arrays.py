@@ -73,7 +73,7 @@ def write_array(
     (float32 then). Chunks are zstd frames with a checksum where that pays: where rows repeat (resampled recordings) or, if
     `compress`, where a sample shrinks. Others are plain, with a crc32c. Chunks of nothing but the fill value are written
     too: one that is absent is damage. Returns the layout, and the checksum of every chunk if it is plain. Raises
-    OverflowError, with the value, where float16 cannot hold one.
+    OverflowError, with array and value, where `dtype` cannot hold one.
     """
     shape = [int(n) for n in values.shape]
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -84,12 +84,10 @@ def write_array(
     pending: Callable[[], Any] | None = None
     checks: list[int] = []
     for lo in range(0, shape[0], rows * chunks):
-        block = np.ascontiguousarray(
-            values[lo : min(lo + rows * chunks, shape[0])], dtype="float32" if dtype == "float16" else dtype
-        )
+        raw = np.asarray(values[lo : min(lo + rows * chunks, shape[0])])
+        block = np.ascontiguousarray(_narrowed(raw, "float32" if dtype == "float16" else dtype, name))
         observe(lo, block)
-        if dtype == "float16":
-            block = _halved(block)
+        block = _narrowed(block, dtype, name)
         if layout is None:
             layout = Layout(rows, chunks, rows * row_bytes, not (_repeats(block) or (compress and _shrinks(block))))
             spec = _array_spec(place, name, kept=False) | {"metadata": _metadata(shape, dtype, layout, compress)}
@@ -257,11 +255,13 @@ def _begin_write(place: Place, name: str, array: Any, block: np.ndarray) -> Call
     return lambda: place.settle(name, lambda: array.write(block), begun, patience=10.0)
 
 
-def _halved(block: np.ndarray) -> np.ndarray:
-    """In float16; nothing may overflow."""
+def _narrowed(block: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """In `dtype`; nothing may overflow."""
     with np.errstate(over="ignore"):
-        half = block.astype(np.float16)
-    lost = np.isinf(half) & np.isfinite(block)
-    if lost.any():
-        raise OverflowError(f"{block[lost].flat[np.argmax(np.abs(block[lost]))]:g}")
-    return half
+        narrow = block.astype(dtype, copy=False)
+    if narrow.itemsize < block.itemsize and np.isinf(narrow).any():
+        lost = np.isinf(narrow) & np.isfinite(block)
+        if lost.any():
+            value = block[lost].flat[np.argmax(np.abs(block[lost]))]
+            raise OverflowError(f"{name}: {value:g} is more than {dtype} can hold ({np.finfo(dtype).max:g})")
+    return narrow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -43,7 +44,7 @@ class Damaged(UserError):
     def __init__(self, session: str, array: str, lo: int, hi: int, where: str, why: str):
         super().__init__(
             f"session {session}: file {where}: missing or damaged within rows {lo} to {hi - 1} ({why})",
-            way_out="ingest the session again with --overwrite",
+            way_out="ingest the session again with --overwrite (or start again, if someone replaced it just now)",
         )
         self.session, self.array, self.lo, self.hi = session, array, lo, hi
         self._made_from = (session, array, lo, hi, where, why)
@@ -182,7 +183,8 @@ class Place:
         self.settle("", lambda: self.kv.delete_range(ts.KvStore.KeyRange()))
         if self.local is not None and self.local.is_dir():
             for folder, _, _ in os.walk(self.local, topdown=False):
-                os.rmdir(folder)
+                with contextlib.suppress(OSError):  # someone else removed it or writes to it: no harm
+                    os.rmdir(folder)
 
     def settle(self, key: str, start: Callable[[], Any], begun: Any = None, patience: float = 1.0) -> Any:
         """`settle` for something under this prefix; raises UserError."""

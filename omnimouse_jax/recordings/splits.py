@@ -21,6 +21,8 @@ Blanks = Literal["follow", "none", "all"]
 TOUCHING = 1e-3
 #: Length of the trials that a recording without any is cut into, seconds.
 TRIAL_SECONDS = 10.0
+#: More of those are a wrong rate (a million are four months).
+MOST_TRIALS = 1_000_000
 
 
 def tier_spans(
@@ -71,22 +73,33 @@ def _followed(
 
 
 def hold_out_last(trials: Trials, fraction: float, tier: str = "test", validation: float = 0.0) -> Trials:
-    """A copy in which the last `fraction` of the trials (rounded, at least one) has `tier`, and a share of `validation`
-    before them "validation"; untiered blanks stay so.
+    """A copy in which the last `fraction` of the trials of tier "train" has `tier`, and a share of `validation` before them
+    "validation" (each rounded, at least one trial). Trials of all other tiers, and blanks without one, keep theirs.
     """
-    if min(fraction, validation) < 0 or fraction + validation >= 1:
+    if not (min(fraction, validation) >= 0 and fraction + validation < 1):
         told = f"hold_out_last {fraction:g}" + (f", validation_last {validation:g}" if validation else "")
         raise UserError(told, way_out="give fractions of the trials between 0 and 1, less than 1 together")
-    shown = np.flatnonzero((trials.modality != "blank") | ~np.isin(trials.tier, ["", "blank"]))
+    free = np.flatnonzero(trials.tier == "train")
+    n, end = len(free), len(free)
     names = trials.tier.astype(object)
-    for name, share in (("validation", fraction + validation if validation else 0.0), (tier, fraction)):
-        n = 0 if share == 0 or len(shown) == 0 else max(1, round(len(shown) * share))
-        names[shown[len(shown) - n :]] = name
+    for name, share in ((tier, fraction), ("validation", validation)):
+        begin = max(0, end - max(1, round(n * share))) if share else end
+        names[free[begin:end]] = name
+        end = begin
     return dataclasses.replace(trials, tier=names.astype(str))
 
 
 def cut_into_trials(responses: Signal) -> Trials:
-    """Trials for a recording that came with none: its segments, cut every 10 s, all of tier train and without a stimulus."""
+    """Trials for a recording that came with none: its segments, cut every 10 s, all of tier train and without a stimulus.
+
+    UserError for a rate so low that a trial would have no sample, or that makes more than a million trials.
+    """
+    long = float(np.sum(responses.segment_lengths)) / responses.rate
+    if responses.rate < 1 / TRIAL_SECONDS or long > MOST_TRIALS * TRIAL_SECONDS:
+        raise UserError(
+            f"responses at {responses.rate:g} samples per second last {long:.3g} s",
+            way_out="correct the rate (samples per second) or the time stamps (seconds)",
+        )
     bounds: list[tuple[float, float]] = []
     for lo, hi in responses.spans():
         cuts = np.arange(lo + TRIAL_SECONDS, hi - TRIAL_SECONDS / 2, TRIAL_SECONDS)
@@ -100,17 +113,19 @@ def cut_into_trials(responses: Signal) -> Trials:
 def hold_out_stimuli(trials: Trials, fraction: float, tier: str = "test", validation: float = 0.0) -> Trials:
     """A copy in which a share of the distinct stimuli, with all their repeats, has `tier`; another one "validation".
 
-    A stimulus is drawn by a hash of its name (its content), so the same clip lands in the same tier in every session
-    and every animal. The shares are of many stimuli: UserError if none of them falls into a tier that was asked for.
+    Only trials of tier "train" are held out: trials of other tiers keep theirs, whatever they show. A stimulus is drawn by a
+    hash of its name (its content), so the same clip lands in the same tier in every session and every animal. The shares
+    are of many stimuli: UserError if none of them falls into a tier that was asked for.
     """
-    if min(fraction, validation) < 0 or fraction + validation >= 1:
+    if not (min(fraction, validation) >= 0 and fraction + validation < 1):
         raise UserError(
             f"hold_out_stimuli {fraction:g}, validation {validation:g}", way_out="give fractions, less than 1 together"
         )
-    names = np.unique(trials.stimulus[trials.stimulus != ""])
+    free = (trials.tier == "train") & (trials.stimulus != "")
+    names = np.unique(trials.stimulus[free])
     digests = [hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names]
     drawn = dict(zip(names.tolist(), [int.from_bytes(d, "big") / 2**64 for d in digests], strict=True))
-    place = np.array([drawn.get(str(name), 1.0) for name in trials.stimulus], np.float64)
+    place = np.where(free, np.array([drawn.get(str(name), 1.0) for name in trials.stimulus], np.float64), 1.0)
     chosen = {tier: place < fraction, "validation": (place >= fraction) & (place < fraction + validation)}
     for name, share in ((tier, fraction), ("validation", validation)):
         if share and not chosen[name].any():

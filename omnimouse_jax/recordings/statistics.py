@@ -7,10 +7,14 @@ import hashlib
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from omnimouse_jax.recordings.contents import MARK
 from omnimouse_jax.recordings.sampling import sample_times
 from omnimouse_jax.recordings.session import Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import Spans, inside, merge, overlap_seconds
 
+#: A frame that came up before its trial is the trial's if it did so at most `ROUNDED_S` before (rounded time stamps), or if it
+#: stays on for more than `STILL_ON_S` of it (s): many trials are marked a little before their first frame.
+ROUNDED_S, STILL_ON_S = 0.01, 0.1
 #: A standard deviation below this part of the mean is rounding, not signal.
 ROUNDING = 1e-9
 
@@ -91,21 +95,44 @@ def trial_contents(trials: Trials, screen: Screen | None, hashes: list[bytes]) -
     """
     if screen is None:
         return np.array([f"name:{s}" if s else "" for s in trials.stimulus], dtype=str)
-    first = np.searchsorted(screen.times, trials.start + 1e-4, side="right") - 1
-    last = np.searchsorted(screen.times, trials.end - 1e-4, side="left")
-    names: list[str] = []
-    counts: list[int] = []
-    for lo, hi in zip(np.maximum(first, 0), last, strict=True):
-        shown: Int[np.ndarray, " events"] = screen.frame[lo:hi]
-        shown = shown[shown >= 0]
-        digest = hashlib.blake2b(b"".join(hashes[f] for f in shown), digest_size=8)
-        names.append(digest.hexdigest() if len(shown) else "")
-        counts.append(len(shown))
+    shown = _frames_shown(trials, screen)
+    names = [_named(frames, hashes) for frames in shown]
     longest: dict[str, str] = {}
-    for k in np.argsort(-np.array(counts), kind="stable"):
+    for k in np.argsort([-len(frames) for frames in shown], kind="stable"):
         if names[k] and trials.stimulus[k]:
             names[k] = longest.setdefault(str(trials.stimulus[k]), names[k])
     return np.array(names, dtype=str)
+
+
+def trial_clips(trials: Trials, screen: Screen | None, hashes: list[bytes]) -> dict[str, bytes]:
+    """Marks of the frames of every distinct content that `trial_contents` names, to find clips that were cut (contents.py)."""
+    if screen is None:
+        return {}
+    kept = set(trial_contents(trials, screen, hashes).tolist())
+    out: dict[str, bytes] = {}
+    for frames in _frames_shown(trials, screen):
+        name = _named(frames, hashes)
+        if name in kept and name and name not in out:
+            out[name] = b"".join(hashes[f][:MARK] for f in frames)
+    return out
+
+
+def _named(frames: Int[np.ndarray, " n"], hashes: list[bytes]) -> str:
+    return hashlib.blake2b(b"".join(hashes[f] for f in frames), digest_size=8).hexdigest() if len(frames) else ""
+
+
+def _frames_shown(trials: Trials, screen: Screen) -> list[Int[np.ndarray, " n"]]:
+    """The frames of each trial, grey left out.
+
+    A trial that begins a little before its first frame does not show the one that was still on: an event that began
+    before the trial (by more than rounding) and ends within 0.1 s of its start is not the trial's.
+    """
+    first = np.maximum(np.searchsorted(screen.times, trials.start + 1e-4, side="right") - 1, 0)
+    last = np.searchsorted(screen.times, trials.end - 1e-4, side="left")
+    until = np.append(screen.times, screen.end_time)[first + 1]
+    over = (screen.times[first] < trials.start - ROUNDED_S) & (until <= trials.start + STILL_ON_S + 1e-6)
+    events = [screen.frame[lo:hi] for lo, hi in zip(first + (over & (first + 1 < last)), last, strict=True)]
+    return [frames[frames >= 0] for frames in events]
 
 
 def stimulus_seconds(trials: Trials, contents: Shaped[np.ndarray, " trials"], spans: Spans) -> dict[str, float]:

@@ -1,22 +1,25 @@
 """The store: one group of sharded arrays per session in any TensorStore kvstore, under one versioned manifest.
 
-    STORE/manifest.json                {"format", "version", "sessions": {key: summary and folder}}
-    STORE/sessions/<key>/session.json  what is not an array: rates, channels, provenance, scalars of the truth
-    STORE/sessions/<key>/columns.npz   segments and scales: what every use of a session needs
-    STORE/sessions/<key>/{trials,screen_events,neurons,extras}.npz      columns that are read when they are asked for
-    STORE/sessions/<key>/{responses,behavior.<stream>,screen}/   zarr3 arrays
+    STORE/manifest.json        every session's summary and folder (`manifest.py`)
+    STORE/sessions/<key>@<8 hexadecimal digits>/
+        session.json           what is not an array: rates, channels, provenance, scalars of the truth
+        columns.npz            segments and scales: what every use of a session needs
+        {trials,contents,screen_events,neurons,extras}.npz   columns that are read when they are asked for
+        {responses,behavior.<stream>,screen}/       zarr3 arrays
 
-A session is committed by its entry in the manifest, written last: what is not in the manifest does not exist.
+A session is committed by its entry in the manifest, written last: what is not in the manifest does not exist. Every attempt
+to write one has a folder of its own, never used again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
-import urllib.parse
 import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +27,16 @@ from jaxtyping import Shaped
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.arrays import KEPT_CHUNK_BYTES, Handle, Handles, Layout, open_array
-from omnimouse_jax.recordings.kvstore import Location, Place, dump_json
+from omnimouse_jax.recordings.contents import longer
+from omnimouse_jax.recordings.contents import unpack as unpack_clips
+from omnimouse_jax.recordings.kvstore import Location, Place
+from omnimouse_jax.recordings.manifest import DAY_H, MANIFEST, Leftover, Manifest
 from omnimouse_jax.recordings.plain import PlainArray
 from omnimouse_jax.recordings.session import Recording, Signal
 from omnimouse_jax.recordings.stored import Later, StoredScreen, StoredTrials, unpack
 from omnimouse_jax.recordings.validate import check_recording
 from omnimouse_jax.recordings.writer import write_session
 
-FORMAT = "omnimouse_jax.store"
-VERSION = 2
-MANIFEST = "manifest.json"
 #: Sessions of which one process keeps what windows are cut with: scales, screen events (some 12 bytes each), array handles.
 OPEN_SESSIONS = 512
 #: And of which it keeps what is needed once: trials, columns of the neurons, truths.
@@ -45,7 +48,7 @@ class Store:
     """A set of recordings. Cheap to open, safe to share between threads, pickles as its location."""
 
     def __init__(self, place: Place, manifest: Mapping[str, Any]):
-        self._place = place
+        self._place, self._manifest = place, Manifest(place)
         self._sessions: dict[str, dict[str, Any]] = dict(manifest["sessions"])
         self._held = Handles(OPEN_SESSIONS)
         self._tables = Handles(OPEN_TABLES)
@@ -57,26 +60,26 @@ class Store:
         Raises UserError if something else is there, or a store and not `exist_ok`.
         """
         place = Place(path)
-        found = place.read(MANIFEST)
-        if found is not None:
-            if not exist_ok:
-                raise UserError(f"store {place.name}: exists already", way_out="choose another place or open it")
-            return cls(place, _parse(place, found))
-        if place.local is not None and place.local.exists() and (place.local.is_file() or any(place.local.iterdir())):
-            raise UserError(f"store {place.name}: holds other things", way_out="choose an empty or a new folder")
-        empty = dump_json({"format": FORMAT, "version": VERSION, "sessions": {}})
-        return cls(place, _parse(place, place.update(MANIFEST, lambda there: empty if there is None else there)))
+        manifest = Manifest(place)
+        found = manifest.read()
+        if found is None and place.local is not None and _holds_others(place.local):
+            found = manifest.read()  # they are a store's if another process made it just now
+            if found is None:
+                raise UserError(f"store {place.name}: holds other things", way_out="choose an empty or a new folder")
+        if found is not None and not exist_ok:
+            raise UserError(f"store {place.name}: exists already", way_out="choose another place or open it")
+        return cls(place, found or manifest.change(lambda there: None))
 
     @classmethod
     def open(cls, path: Location) -> Store:
         """The store at `path`. Raises UserError if there is none or if its version cannot be read."""
         place = Place(path)
-        found = place.read(MANIFEST)
+        found = Manifest(place).read()
         if found is None:
             raise UserError(
                 f"store {place.name}: not a store (no {MANIFEST})", way_out="make one with ingest or synthesize"
             )
-        return cls(place, _parse(place, found))
+        return cls(place, found)
 
     def __repr__(self) -> str:
         return f"Store({self.name!r}, {len(self)} sessions)"
@@ -98,17 +101,21 @@ class Store:
         return tuple(sorted(self._sessions))
 
     def chosen(self, keys: Iterable[str] = ()) -> tuple[str, ...]:
-        """The named sessions, or all of them where none is named. UserError for one that is not there."""
+        """The named sessions, or all of them where none is named. UserError for one that is not there or is
+        named twice.
+        """
         wanted = tuple(keys)
-        for key in wanted:
+        for number, key in enumerate(wanted):
             self._entry(key)
+            if key in wanted[:number]:
+                raise UserError(f"session {key}: named twice", way_out="name each session once")
         return wanted or self.keys
 
     def summary(self, key: str) -> dict[str, Any]:
-        """The manifest's entry: animal, n_neurons, response_rate, original_rate (None if native), hours, trials and
+        """What the manifest says of it: animal, n_neurons, response_rate, original_rate (None if native), hours, trials and
         tier_hours (by tier), channels, has_screen, screen_size, unique_stimulus_hours, nan_fraction, missing (list of
         str), ceiling (or None), reader, checksum."""
-        return dict(self._entry(key))
+        return {name: value for name, value in self._entry(key).items() if name != "folder"}
 
     def stimuli(self, key: str) -> dict[str, float]:
         """Seconds of each distinct stimulus of a session, by a hash of its frames: equal across sessions for equal
@@ -118,12 +125,21 @@ class Store:
         return dict(zip(trials["stimuli"].tolist(), trials["stimulus_seconds"].tolist(), strict=True))
 
     def unique_stimulus_hours(self, keys: Iterable[str]) -> float:
-        """Hours of distinct stimulus in a set of sessions; what was shown in several of them counts once."""
+        """Hours of distinct stimulus in a set of sessions; what was shown in several of them counts once, cut or whole."""
+        wanted = tuple(keys)
+        whole = longer({name: marks for key in wanted for name, marks in self.clips(key).items()})
         longest: dict[str, float] = {}
-        for key in keys:
+        for key in wanted:
             for name, seconds in self.stimuli(key).items():
+                name = whole[name][-1] if name in whole else name
                 longest[name] = max(longest.get(name, 0.0), seconds)
         return sum(longest.values()) / 3600
+
+    def clips(self, key: str) -> dict[str, bytes]:
+        """For each distinct moving content of a session marks of its frames, to find clips that were cut (contents.py); {} for
+        a session that was written without.
+        """
+        return unpack_clips(self._table(key, "contents")) if "contents.npz" in self._details(key)["checks"] else {}
 
     def trial_contents(self, key: str) -> Shaped[np.ndarray, " trials"]:
         """For each trial the hash of the frames it showed, "" for blanks: finds repeats, and leaks between tiers."""
@@ -134,8 +150,10 @@ class Store:
 
         Missing scales and behaviour statistics are computed from the valid trials of tier "train", float64, while the
         arrays stream through: a session is never in memory. NaN means not recorded. Responses are stored as `dtype`
-        (float16: a relative error of up to 2^-11, statistics are those of the source). Raises UserError for inconsistent
-        recordings, keys that are taken and responses that float16 cannot hold.
+        (float16: a relative error of up to 2^-11, statistics are those of the source). A session that is replaced keeps its
+        files until the new one is committed; whoever reads the old one after that meets `Damaged`. Raises UserError for
+        inconsistent recordings, keys that are taken, also by another process meanwhile, and values that the stored dtype
+        cannot hold.
         """
         if dtype not in DTYPES:
             raise UserError(f"responses as {dtype}", way_out=f"store them as one of {', '.join(DTYPES)}")
@@ -146,24 +164,37 @@ class Store:
                 f"session {key}: already in the store {self.name}", way_out="pass --overwrite, or give it another key"
             )
         old = self._sessions.get(key)
-        folder = _folder(key, None if old is None else old["folder"])
+        folder, sessions = self._manifest.begin(key, old)
+        self._update(sessions)
         place = self._place.under(f"{folder}/")
-        place.delete_all()
         try:
-            entry = write_session(place, recording, dtype)
+            entry = write_session(place, recording, dtype) | {"folder": folder}
         except BaseException:
-            place.delete_all()
+            with contextlib.suppress(UserError):  # the first error is what is told
+                place.delete_all()  # first: a full disk may not have room for a manifest
+                self._manifest.discard([folder])
             raise
-        entry["folder"] = folder
-        taken = self._commit(key, entry, old)
-        if taken:
-            if self._sessions[key]["folder"] != folder:
-                place.delete_all()
-            raise UserError(f"session {key}: was added by someone else meanwhile", way_out="reopen the store")
-        self._held.drop(key)
-        self._tables.drop(key)
+        try:
+            self._update(self._manifest.commit(key, entry, old))
+        except BaseException:
+            with contextlib.suppress(UserError):
+                self._manifest.discard([folder])  # unless it was committed and only the answer got lost
+            raise
         if old is not None:
             self._place.under(f"{old['folder']}/").delete_all()
+
+    def leftovers(self, hours: float = 0.0) -> list[Leftover]:
+        """Folders that belong to no session: of attempts that began `hours` ago or earlier, killed or still being written,
+        and of interrupted removals. Lists every file of the store.
+        """
+        return self._manifest.leftovers(hours)
+
+    def clean(self, hours: float = DAY_H) -> list[Leftover]:
+        """Removes the leftovers, as `leftovers(hours)` tells them, and returns them.
+
+        Never touches a session. An attempt that was still running after `hours` ends with a UserError and can be repeated.
+        """
+        return self._manifest.clean(hours)
 
     def recording(self, key: str) -> Recording:
         """A twin whose large arrays are read when sliced. Handles are opened on first use and the least used are
@@ -272,7 +303,7 @@ class Store:
     def _broken(self, key: str, name: str, how: str) -> UserError:
         return UserError(
             f"session {key}: file {self.name}/{self._entry(key)['folder']}/{name}: {how}",
-            way_out="ingest the session again with --overwrite",
+            way_out="ingest the session again with --overwrite (or start again, if someone replaced it just now)",
         )
 
     def _entry(self, key: str) -> dict[str, Any]:
@@ -283,54 +314,13 @@ class Store:
                 f"session {key}: not in the store {self.name}", way_out="omnimouse-jax inspect lists what is there"
             ) from None
 
-    def _commit(self, key: str, entry: dict[str, Any], old: dict[str, Any] | None) -> bool:
-        """Puts the entry into the manifest unless another process changed this session meanwhile; says if it did."""
-        taken = False
-
-        def change(found: bytes | None) -> bytes:
-            nonlocal taken
-            manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "sessions": {}}
-            if found is not None:
-                manifest = _parse(self._place, found)
-            there = manifest["sessions"].get(key)
-            mine = there == json.loads(dump_json(entry))  # written before, when the answer did not arrive
-            taken = there is not None and not mine and there.get("folder") != (old or {}).get("folder")
-            if not taken:
-                manifest["sessions"][key] = entry
-            self._sessions = dict(manifest["sessions"])
-            return dump_json(manifest)
-
-        self._place.update(MANIFEST, change)
-        return taken
-
-
-def _parse(place: Place, found: bytes) -> dict[str, Any]:
-    try:
-        manifest = json.loads(found)
-        named, version = manifest["format"], manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"store {place.name}: {MANIFEST} cannot be read", way_out="restore it or ingest into a new store"
-        ) from error
-    if named != FORMAT:
-        raise UserError(f"store {place.name}: {MANIFEST} is of format {named}", way_out=f"give a store ({FORMAT})")
-    if version != VERSION:
-        raise UserError(
-            f"store {place.name}: written as version {version}, this program reads version {VERSION}",
-            way_out="ingest again into a new store, or install the omnimouse-jax that wrote it",
-        )
-    return manifest
-
-
-def _folder(key: str, old: str | None) -> str:
-    """Where a session's files go: never where the committed ones are, so that replacing it is atomic too."""
-    base = f"sessions/{urllib.parse.quote(key, safe=' ').replace(' ', '%20')}"
-    if base.endswith("/.") or base.endswith("/.."):
-        base = base.replace(".", "%2E")
-    if old is None:
-        return base
-    number = int(old.rpartition("@")[2]) + 1 if "@" in old else 2
-    return f"{base}@{number}"
+    def _update(self, sessions: Mapping[str, dict[str, Any]]) -> None:
+        """Takes over what the manifest says now and forgets what is open of sessions that were replaced."""
+        before, self._sessions = self._sessions, dict(sessions)
+        for key, entry in before.items():
+            if sessions.get(key, {}).get("folder") != entry["folder"]:
+                self._held.drop(key)
+                self._tables.drop(key)
 
 
 def _deepen(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -348,3 +338,10 @@ def _deepen(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _below(columns: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     start = f"{prefix}."
     return {name.removeprefix(start): values for name, values in columns.items() if name.startswith(start)}
+
+
+def _holds_others(folder: Path) -> bool:
+    """Is something there that is no store's? A manifest that is being written leaves files that are named after it."""
+    if folder.is_dir():
+        return any(not path.name.startswith(MANIFEST) for path in folder.iterdir())
+    return folder.is_file()

@@ -13,6 +13,7 @@ import numpy as np
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings import statistics
 from omnimouse_jax.recordings.arrays import Layout, write_array
+from omnimouse_jax.recordings.contents import pack
 from omnimouse_jax.recordings.kvstore import Place, dump_json
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import Spans, intersect
@@ -25,8 +26,17 @@ HALF_LOSS = 2.0**-11
 def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[str, Any]:
     """Writes everything of a session below `place` and returns its entry for the manifest.
 
-    `dtype` is that of the stored responses; statistics are those of the source, before it is rounded.
+    `dtype` is that of the stored responses; statistics are those of the source, before it is rounded. Raises UserError for
+    values that the stored dtype cannot hold.
     """
+    try:
+        return _write_session(place, rec, dtype)
+    except OverflowError as error:
+        way_out = "correct the source or its unit" if "float32" in str(error) else "store float32"
+        raise UserError(f"session {rec.key}: {error}", way_out=way_out) from None
+
+
+def _write_session(place: Place, rec: Recording, dtype: str) -> dict[str, Any]:
     spans = statistics.training_spans(rec.trials)
     notes: list[str] = []
     if len(intersect(spans, rec.responses.spans())) == 0:
@@ -37,14 +47,9 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
     signals: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
 
-    try:
-        moments, nan_fraction["responses"] = _write_signal(
-            place, "responses", rec.responses, spans, signals, columns, dtype=dtype, withheld=_withheld(rec)
-        )
-    except OverflowError as error:
-        raise UserError(
-            f"session {rec.key}: responses: {error} is more than float16 can hold (65504)", way_out="store float32"
-        ) from None
+    moments, nan_fraction["responses"] = _write_signal(
+        place, "responses", rec.responses, spans, signals, columns, dtype=dtype, withheld=_withheld(rec)
+    )
     scale, flat = statistics.usable_scale(moments.std())
     if rec.response_scale is None:
         if flat:
@@ -71,6 +76,8 @@ def write_session(place: Place, rec: Recording, dtype: str = "float32") -> dict[
     trials |= {"content": contents, "stimuli": np.array(list(stimuli), str)}
     trials |= {"stimulus_seconds": np.array(list(stimuli.values()), np.float64)}
     checks["trials.npz"] = _write_columns(place, "trials.npz", _indexed(trials))
+    clips = pack(statistics.trial_clips(rec.trials, rec.screen, hashes))
+    checks["contents.npz"] = _write_columns(place, "contents.npz", clips)
     truth_arrays, truth = flatten(rec.truth or {})
     checks["neurons.npz"] = _write_columns(
         place,

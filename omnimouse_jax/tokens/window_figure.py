@@ -22,13 +22,16 @@ COLOR = {HIDDEN: (0.86, 0.86, 0.86), SHOWN: (0.10, 0.29, 0.51), ASKED: (0.85, 0.
 LABEL = {HIDDEN: "hidden", SHOWN: "shown", ASKED: "asked for"}
 #: Frames drawn side by side.
 STRIP = 6
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def draw(sample: Sample, grid: Grid, channels: tuple[str, ...], regime: Regime, n_slots: int, path: Path) -> None:
     """Writes the picture to `path` (.png, .svg or .pdf). `n_slots` is what the regime's counts of neurons refer to.
 
-    UserError if matplotlib is not installed.
+    UserError if matplotlib is not installed or if nothing can be written there.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"file {path}: suffix {path.suffix!r}", way_out=f"give one of {', '.join(SUFFIXES)}")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -66,8 +69,11 @@ def draw(sample: Sample, grid: Grid, channels: tuple[str, ...], regime: Regime, 
             raster.set_ylabel(f"{len(sample.neurons)} neurons")
     handles = [Patch(color=COLOR[state], label=LABEL[state]) for state in (SHOWN, ASKED, HIDDEN)]
     figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise UserError(f"file {path}: cannot be written ({error.strerror})", way_out="name another file") from None
 
 
 def response_states(layout: Layout, sample: Sample) -> Int[np.ndarray, "S n"]:

@@ -47,6 +47,8 @@ def add(verb: AddVerb) -> None:
 
     made = verb(inspect, "Show what a store holds: animals, sessions, neurons, rates, hours, tiers, missing data.")
     made.add_argument("store")
+    made.add_argument("--clean", action="store_true", help="remove what writers left that were killed over --hours ago")
+    made.add_argument("--hours", type=float, default=24.0, help="default: 24; 0 only when nobody writes to the store")
     made.add_argument("--leaks", action="store_true", help="list stimuli that are both trained on and held out")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -151,11 +153,13 @@ def _prepare_arrays(arguments: argparse.Namespace) -> int:
 
     if arguments.format != "arrays":
         raise UserError(f"ingest {arguments.format}: --check and --template are for arrays", way_out="leave them out")
+    if arguments.template and arguments.check:
+        raise UserError("ingest: --template and --check", way_out="write the template, fill it in, then --check it")
     if arguments.template:
         path = write_template(Path(arguments.source))
         print(f"{path}   fill it in, then: omnimouse-jax ingest arrays {arguments.source} --check")
         return 0
-    report = lint(Path(arguments.source))
+    report = lint(Path(arguments.source), arguments.nan_responses or "error")
     print("\n".join(report.lines()))
     return 1 if report.n_errors else 0
 
@@ -164,6 +168,13 @@ def inspect(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.recordings import inspect, leaks
     from omnimouse_jax.recordings.store import Store
 
+    if arguments.clean:
+        for left in Store.open(arguments.store).clean(arguments.hours):
+            print(
+                f"removed {left.folder}: {left.files} files"
+                + ("" if left.size is None else f", {left.size / 1e6:.1f} MB")
+            )
+        return
     if arguments.leaks:
         found = leaks.leaks(Store.open(arguments.store))
         print(json.dumps([leak._asdict() for leak in found], indent=1) if arguments.json else leaks.render(found))
@@ -185,12 +196,27 @@ def show(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.tokens.windows import Window, WindowIndex, cut
 
     store, grid = Store.open(arguments.store), Grid()
+    if not len(store):
+        raise UserError(f"store {store.name}: no sessions", way_out="omnimouse-jax ingest or synthesize adds some")
     key = arguments.session or store.keys[0]
     recording = store.recording(key)
     if arguments.start is None:
+        tiers = store.summary(key)["trials"]
+        if arguments.tier not in tiers:
+            raise UserError(
+                f"session {key}: no trials of tier {arguments.tier}",
+                way_out=f"choose one of {', '.join(sorted(tiers))}, or give --start",
+            )
         index = WindowIndex.of(store, [key], [arguments.tier], grid, grid.seconds)
         window = index[len(index) // 2]
     else:
+        spans = recording.responses.spans()
+        lo, hi = float(spans[0, 0]), float(spans[-1, 1])
+        if not lo - 0.01 <= arguments.start <= hi - grid.seconds + 0.01:  # a hundredth, as what is told is rounded
+            raise UserError(
+                f"session {key}: --start {arguments.start:g}: the recording lasts from {lo:.2f} to {hi:.2f} s",
+                way_out=f"windows of {grid.seconds:g} s start from {lo:.2f} to {hi - grid.seconds:.2f} s",
+            )
         window = Window(key, arguments.start)
     own = [name for name in recording.channels if name not in BEHAVIOR_CHANNELS]
     channels = (*BEHAVIOR_CHANNELS, *own)

@@ -22,8 +22,9 @@ from omnimouse_jax.recordings.ingest.files import checksum, checksums, nearest, 
 from omnimouse_jax.recordings.ingest.readers import options_of, reader_of
 from omnimouse_jax.recordings.ingest.work import Tick, counted, work
 from omnimouse_jax.recordings.kvstore import Location, Place
+from omnimouse_jax.recordings.manifest import MANIFEST
 from omnimouse_jax.recordings.session import Recording
-from omnimouse_jax.recordings.store import MANIFEST, Store
+from omnimouse_jax.recordings.store import Store
 
 Say = Callable[[str], None]
 
@@ -88,7 +89,13 @@ def ingest(
     checked = _distinct(sorted(checked, key=lambda found: todo.index(found[0])), keep_going, failed)
     total = math.fsum(session.megabytes for _, session in checked)
     began = time.monotonic()
-    Store.create(store)
+    left = Store.create(store).leftovers()
+    if left:
+        size = sum(folder.size or 0 for folder in left) / 1e6
+        say(
+            f"{len(left)} folders ({size:.0f} MB) of attempts that were killed, or still run: "
+            f"omnimouse-jax inspect {Place(store).name} --clean"
+        )
     added: list[str] = []
     for _, session in work(_write, [job for job, _ in checked], workers, "ingest", total, keep_going, failed):
         if session.skipped:
@@ -240,6 +247,11 @@ def _write(job: Job, tick: Tick) -> Session:
     told = counted(dataclasses.replace(recording, provenance={**recording.provenance, **provenance}), tick)
     try:
         store.add(told, overwrite=job.overwrite, dtype=job.dtype or "float32")
+    except UserError:
+        now = Store.open(job.store)  # another ingest of the same files may have been faster
+        if job.overwrite or recording.key not in now or now.summary(recording.key)["checksum"] != whole:
+            raise
+        return _told(recording)._replace(skipped=True)
     except (OSError, ValueError) as error:
         raise UserError(
             f"session {recording.key}: could not be written to {store.name} ({str(error).splitlines()[0][:160]})",

@@ -25,12 +25,14 @@ from omnimouse_jax.recordings.ingest.arrays.marks import FILL_IN, marks
 from omnimouse_jax.recordings.session import Recording, Signal
 
 
-def lint(folder: Path) -> Report:
-    """Looks at one session folder or a folder of them. Raises UserError only where there is no description at all."""
+def lint(folder: Path, nan_responses: str = "error") -> Report:
+    """Looks at one session folder or a folder of them, as `ingest` with this `nan_responses` would read it. Raises UserError
+    only where there is no description at all.
+    """
     reports = []
     keys: dict[str, Path] = {}
     for path in reader.discover(folder):
-        report, key = _session(path)
+        report, key = _session(path, nan_responses)
         if key in keys:
             report.add("error", "key", f"{key} is also the key of {keys[key]}", "give each session its own key")
         keys.setdefault(key, path)
@@ -44,7 +46,7 @@ def lint(folder: Path) -> Report:
     return Report(tuple(reports))
 
 
-def _session(folder: Path) -> tuple[SessionReport, str]:
+def _session(folder: Path, nan_responses: str) -> tuple[SessionReport, str]:
     path = reader.description_file(folder)
     assert path is not None
     report = SessionReport(folder.name, path)
@@ -55,12 +57,12 @@ def _session(folder: Path) -> tuple[SessionReport, str]:
     _names(report, d)
     for where in marks(d.fields):
         report.add("error", where, f"still {FILL_IN}", "fill it in")
-    responses = _responses(report, d)
+    responses = _responses(report, d, nan_responses)
     streams = _behavior(report, d)
     _neurons(report, d, responses)
     check_stimulus(report, d, responses)
     if not report.count("error"):
-        rec = report.attempt("session", lambda: reader.read_session(folder))
+        rec = report.attempt("session", lambda: reader.read_session(folder, nan_responses))
         if rec is not None:
             for found in lint_values.session_findings(rec):
                 report.add(*found)
@@ -126,7 +128,7 @@ def _stream(
     return report.attempt(where, lambda: reader.signal_of(d, where, spec, channels))
 
 
-def _responses(report: SessionReport, d: Description) -> Signal | None:
+def _responses(report: SessionReport, d: Description, nan_responses: str) -> Signal | None:
     """The responses, with what their numbers say."""
     spec = d.fields.get("responses")
     signal = _stream(report, d, "responses", spec, None)
@@ -140,7 +142,7 @@ def _responses(report: SessionReport, d: Description) -> Signal | None:
     else:
         values = signal.values
     if values is not None and values.ndim == 2 and values.dtype.kind in "fiub" and values.size:
-        for found in lint_values.response_findings(values):
+        for found in lint_values.response_findings(values, nan_responses):
             report.add(*found)
     return signal
 

@@ -29,7 +29,7 @@ LONGER = 0.1
 FRAMES_SEEN = 100
 
 
-def response_findings(values: Any) -> Iterator[Found]:
+def response_findings(values: Any, nan_responses: str = "error") -> Iterator[Found]:
     """Streams (time, neurons) once: missing and infinite samples, swapped axes, silent neurons, sign and size."""
     n, neurons = (int(k) for k in values.shape)
     if n < neurons:
@@ -49,9 +49,16 @@ def response_findings(values: Any) -> Iterator[Found]:
         if np.isfinite(block).any():
             largest = max(largest, float(np.nanmax(np.abs(block))))
         moments.update(block)
-    if missing:
+    told = f"{missing} NaN ({100 * missing / (n * neurons):.2g} %)" if missing else ""
+    if missing and nan_responses == "mask":
+        share = missing / (n * neurons)
         yield (
-            "error", "responses", f"{missing} NaN ({100 * missing / (n * neurons):.2g} %)",
+            "warning" if share > MUCH_NAN else "fine", "responses", f"{told}, taken as not recorded",
+            "neither shown to a model nor scored",
+        )  # fmt: skip
+    elif missing:
+        yield (
+            "error", "responses", told,
             "pass --nan-responses mask to ingest to treat them as not recorded, or repair them",
         )  # fmt: skip
     if infinite:

@@ -51,7 +51,16 @@ def write_template(folder: Path) -> Path:
         raise UserError(f"file {there}: already there", way_out="edit it, and look at it with --check")
     if folder.is_file():
         raise UserError(f"{folder}: a file", way_out="name the folder of one session")
-    folder.mkdir(parents=True, exist_ok=True)
+    inside = [p for p in folder.glob("*/") if description_file(p) is not None]
+    if inside:
+        raise UserError(
+            f"folder {folder}: holds sessions ({min(inside).name}), which a description here would hide",
+            way_out="name the folder of one session",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {folder}: cannot be made ({error.strerror})", way_out="name another") from None
     path = folder / NAMES[1]
     found, tables, unread = _look(folder)
     text = _described(folder, found, tables, unread) if found or tables else _example(folder)

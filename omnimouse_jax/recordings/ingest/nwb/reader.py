@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from omnimouse_jax.recordings.session import Recording, Trials
 from omnimouse_jax.recordings.validate import check_recording, check_responses
 
 KEYS = ("stem", "identifier", "session_id")
+#: Drawn gratings have no more frames per second: no screen shows them.
+MOST_FRAMES = 1000
 
 
 def discover(source: Path) -> list[Path]:
@@ -51,8 +55,8 @@ def read_session(
     timing_tolerance: float = 0.5,
     behavior: str = "all",
     stimuli: str = "all",
-    size: tuple[int, int] = (36, 64),
-    screen_deg: tuple[float | int, ...] = (0.0, 0.0),
+    size: tuple[Any, ...] = (36, 64),
+    screen_deg: tuple[Any, ...] = (0.0, 0.0),
     drawing_rate: float = 30.0,
     hold_out_last: float = 0.0,
     validation_last: float = 0.0,
@@ -72,8 +76,19 @@ def read_session(
     for name, value, known in (("key", key, KEYS), ("cells", cells, ("marked", "all"))):
         if value not in known:
             raise UserError(f"format nwb: {name} {value!r}", way_out=f"choose {' or '.join(known)}")
-    if len(size) != 2 or min(size) < 1:
-        raise UserError(f"format nwb: size {size!r}", way_out="give (height, width) in pixels")
+    for name, given, fits, way_out in (
+        ("size", size, len(size) == 2 and all(_whole(n) and n >= 1 for n in size), "give (height, width) in pixels"),
+        ("screen_deg", screen_deg, all(_number(x) for x in screen_deg), "give (height, width) in degrees"),
+        ("timing_tolerance", timing_tolerance, timing_tolerance >= 0, "give sample periods, such as 0.5"),
+        (
+            "drawing_rate",
+            drawing_rate,
+            0 < drawing_rate <= MOST_FRAMES,
+            f"give frames per second, at most {MOST_FRAMES}",
+        ),
+    ):
+        if not fits:
+            raise UserError(f"format nwb: {name} {given!r}", way_out=way_out)
     with contextlib.closing(Session(session, session.stem)) as s:
         with opened(s) as nwb:
             s.key = {"stem": session.stem, "identifier": str(nwb.identifier), "session_id": str(nwb.session_id or "")}[
@@ -90,7 +105,10 @@ def read_session(
             subject = None if nwb.subject is None else nwb.subject.subject_id
             where = nwb.session_description
         if trials is None or not np.any(trials.tier == "train"):
-            trials = splits.cut_into_trials(signal)
+            try:
+                trials = splits.cut_into_trials(signal)
+            except UserError as error:
+                raise s.error(error.what, error.way_out) from None
         overlap = splits.overlap_seconds(trials.start, trials.end, splits.merge(invalid))
         trials = dataclasses.replace(trials, valid=trials.valid & ~(overlap > 0))
         check_responses(s.key, f"{session.name}: {', '.join(series)}", signal.values, nan_responses)
@@ -133,6 +151,14 @@ def _may_have_responses(path: Path) -> bool:
             return bool(found)
     except OSError:
         return True
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _spans(table: object) -> np.ndarray:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.files import load_array, nearest
@@ -24,8 +24,6 @@ from omnimouse_jax.recordings.ingest.files import load_array, nearest
 NAME = re.compile(r"(?:static|dynamic)?(\d+)-(\d+)-(\d+)(?!\d)")
 #: Columns of meta/trials that a submission names its rows by.
 TRIAL_FACTS = ("trial_idx", "frame_image_id")
-#: A scan of fewer neurons may be silent for a whole trial; a larger one with zeros only was blanked by its publishers.
-WITHHELD_NEURONS = 10
 #: Share of the mean standard deviation below which a response is not divided by its own.
 FLOOR = 0.01
 
@@ -115,14 +113,15 @@ def is_zip(path: Path) -> bool:
 def find_sessions(source: Path, year: int, prefix: str, stimuli: str) -> list[Path]:
     """The session at `source`, or those in it: folders with data/<stimuli>, zips named <prefix>*.
 
-    Where a folder and a zip hold the same session (the original loaders unpack beside the zip), the folder is taken.
+    Where a folder and a zip hold the same session, the zip is taken: the original loaders unpack beside it whenever they are
+    first run, and a session must not come from other files for that.
     """
     if is_zip(source) or (source / "data" / stimuli).is_dir():
         return [source]
     inside = sorted(source.iterdir()) if source.is_dir() else []
-    folders = [p for p in inside if (p / "data" / stimuli).is_dir()]
-    unpacked = {_key(p) for p in folders}
-    zips = [p for p in inside if is_zip(p) and p.name.startswith(prefix) and _key(p) not in unpacked]
+    zips = [p for p in inside if is_zip(p) and p.name.startswith(prefix)]
+    packed = {_key(p) for p in zips}
+    folders = [p for p in inside if (p / "data" / stimuli).is_dir() and _key(p) not in packed]
     if not folders and not zips:
         raise UserError(
             f"folder {source}: no SENSORIUM {year} session (a folder with data/{stimuli}/ or {prefix}*.zip)",
@@ -197,11 +196,29 @@ def neuron_columns(tree: Tree) -> dict[str, np.ndarray]:
     return columns
 
 
-def is_withheld(values: Shaped[np.ndarray, "neurons *frames"]) -> bool:
-    """Whether a trial's responses were blanked: exactly 0 in every frame of all of at least `WITHHELD_NEURONS`
-    neurons.
+def is_blank(values: Shaped[np.ndarray, "neurons *frames"]) -> bool:
+    """Whether a trial's responses say nothing: no value of them is other than 0 and NaN."""
+    return not np.nan_to_num(values).any()
+
+
+def withheld_trials(
+    tree: Tree, tiers: Shaped[np.ndarray, " trials"], blank: Bool[np.ndarray, " trials"], kept: Collection[str]
+) -> Bool[np.ndarray, " trials"]:
+    """The blank trials of the tiers that the benchmark keeps to itself (`kept`).
+
+    Raises UserError for such a tier of which most trials are blank but not all: what is left in the others would be scored.
     """
-    return values.size > 0 and len(values) >= WITHHELD_NEURONS and not values.any()
+    for tier in kept:
+        here = tiers == tier
+        left = np.flatnonzero(here & ~blank)
+        if len(left) and int((here & blank).sum()) > len(left):
+            some = ", ".join(str(k) for k in left[:10]) + (f" and {len(left) - 10} more" if len(left) > 10 else "")
+            raise tree.error(
+                "data/responses",
+                f"most trials of tier {tier} are blanked, but not trial {some}",
+                "get the session again, or put zeros there too",
+            )
+    return blank & np.isin(tiers, list(kept))
 
 
 def check_finite(tree: Tree, name: str, values: Shaped[np.ndarray, "..."], nan: str = "") -> None:
@@ -262,8 +279,3 @@ def first_nan(values: Shaped[np.ndarray, "*rows frames"]) -> int:
     """Frames before the first that is NaN in any row."""
     bad = np.isnan(values).reshape(-1, values.shape[-1]).any(axis=0)
     return int(bad.argmax()) if bad.any() else len(bad)
-
-
-def all_zero(values: Shaped[np.ndarray, "..."]) -> bool:
-    """Whether nothing but zeros was recorded in a whole scan (NaN aside)."""
-    return not np.nan_to_num(values).any()

@@ -23,24 +23,26 @@ from jaxtyping import Bool, Float, Shaped
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.sensorium.files import (
     Tree,
-    all_zero,
     channel_scales,
     check_counts,
     check_finite,
     content_name,
     find_sessions,
-    is_withheld,
+    is_blank,
     neuron_columns,
     response_scale,
     session_files,
     trial_facts,
     trial_tiers,
+    withheld_trials,
 )
 from omnimouse_jax.recordings.lazy import Pieces
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.validate import check_recording
 
 TIERS = ("train", "validation", "test", "final_test")
+#: Tiers whose responses the benchmark keeps to itself, in some scans or in all.
+KEPT = ("test", "final_test")
 CHANNELS = {"behavior": ("pupil_size", "pupil_size_derivative", "running"), "pupil_center": ("pupil_x", "pupil_y")}
 TRIAL_S = 2.0
 #: Between the starts of two trials.
@@ -52,7 +54,7 @@ NAN_WAY_OUT = "pass --nan-responses mask to treat NaN responses as not recorded"
 
 
 def discover(source: Path) -> list[Path]:
-    """Session folders and zips (static*.zip) at or in `source`; a folder goes before its zip."""
+    """Session folders and zips (static*.zip) at or in `source`; a zip goes before the folder unpacked from it."""
     return find_sessions(source, 2022, "static", "images")
 
 
@@ -84,7 +86,7 @@ def read_session(
     check_counts(tree, ["images", "responses", *fields], n)
     neurons = neuron_columns(tree)
     start = np.arange(n) * EVERY_S
-    responses, withheld = _responses(tree, n, len(neurons["unit_id"]), nan_responses == "mask")
+    responses, withheld = _responses(tree, tiers, len(neurons["unit_id"]), nan_responses == "mask")
     std = tree.numbers("meta/statistics/responses/all/std.npy", (len(neurons["unit_id"]),))
     statistics = {"responses/std": std, **_image_statistics(tree)}
     behavior, absent = {}, []
@@ -93,7 +95,7 @@ def read_session(
     for name in fields:
         channels = CHANNELS[name]
         values = _behavior(tree, name, n, len(channels))
-        if all_zero(values):
+        if is_blank(values):
             absent.append(name)
             values = np.full_like(values, np.nan)
         behavior[name] = Signal(values, 1 / TRIAL_S, start, np.arange(n, dtype=np.int64), channels=channels)
@@ -130,17 +132,21 @@ def read_session(
     return rec
 
 
-def _responses(tree: Tree, n: int, n_neurons: int, nan: bool) -> tuple[Pieces, Bool[np.ndarray, " trials"]]:
+def _responses(
+    tree: Tree, tiers: Shaped[np.ndarray, " trials"], n_neurons: int, nan: bool
+) -> tuple[Pieces, Bool[np.ndarray, " trials"]]:
     """Four rows per trial, read when sliced, and which trials are withheld."""
-    withheld = np.zeros(n, bool)
+    n = len(tiers)
+    blank = np.zeros(n, bool)
     dtypes = set()
     for i in range(n):
         name = f"data/responses/{i}.npy"
         values = tree.numbers(name, (n_neurons,))
-        check_finite(tree, name, values, "" if nan else NAN_WAY_OUT)
-        withheld[i] = is_withheld(values)
+        blank[i] = is_blank(values)
+        check_finite(tree, name, values, "" if nan or (blank[i] and tiers[i] in KEPT) else NAN_WAY_OUT)
         dtypes.add(values.dtype)
     dtype = np.result_type(*dtypes)
+    withheld = withheld_trials(tree, tiers, blank, KEPT)
 
     def opener(i: int) -> Callable[[], np.ndarray]:
         def rows() -> np.ndarray:

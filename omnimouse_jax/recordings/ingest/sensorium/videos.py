@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.sensorium.files import (
     Tree,
-    all_zero,
     channel_scales,
     check_counts,
     check_finite,
     content_name,
     find_sessions,
     first_nan,
-    is_withheld,
+    is_blank,
     neuron_columns,
     response_scale,
     session_files,
     trial_facts,
     trial_tiers,
+    withheld_trials,
 )
 from omnimouse_jax.recordings.lazy import Pieces
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
@@ -43,6 +43,8 @@ TIERS = (
     *("train", "oracle", "live_test_main", "live_test_bonus"),
     *("final_test_main", "final_test_bonus", "none"),
 )
+#: Tiers whose responses the benchmark keeps to itself, in some mice or in all.
+KEPT = ("live_test_main", "live_test_bonus", "final_test_main", "final_test_bonus")
 CHANNELS = {"behavior": ("pupil_size", "running"), "pupil_center": ("pupil_x", "pupil_y")}
 RATE = 30.0
 
@@ -57,7 +59,7 @@ class Clip(NamedTuple):
 
 
 def discover(source: Path) -> list[Path]:
-    """Session folders and zips (dynamic*.zip) at or in `source`; a folder goes before its zip."""
+    """Session folders and zips (dynamic*.zip) at or in `source`; a zip goes before the folder unpacked from it."""
     return find_sessions(source, 2023, "dynamic", "videos")
 
 
@@ -85,7 +87,7 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
     start = np.arange(n) * float(math.ceil(n_frames / RATE) + 1)
     std = _statistic(tree, "responses", "std", (n_neurons,), n_frames)
 
-    responses, length, withheld = _responses(tree, n, n_neurons, n_frames)
+    responses, length, withheld = _responses(tree, tiers, n_neurons, n_frames)
     ends = [length]
     statistics = {"responses/std": std}
     behavior, absent = {}, []
@@ -94,7 +96,7 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
     for name in fields:
         channels = CHANNELS[name]
         values, length = _behavior(tree, name, n, len(channels), n_frames)
-        if all_zero(values):
+        if is_blank(values):
             absent.append(name)
             values = np.full_like(values, np.nan)
         behavior[name] = _signal(values, length, start, channels)
@@ -167,19 +169,26 @@ def _signal(
 
 
 def _responses(
-    tree: Tree, n: int, n_neurons: int, n_frames: int
+    tree: Tree, tiers: Shaped[np.ndarray, " trials"], n_neurons: int, n_frames: int
 ) -> tuple[Pieces, Int[np.ndarray, " trials"], Bool[np.ndarray, " trials"]]:
-    """Responses trial after trial, read when sliced; the trials' lengths in frames, and which are withheld."""
-    length, withheld = np.zeros(n, np.int64), np.zeros(n, bool)
+    """Responses trial after trial, read when sliced; the trials' lengths in frames, and which are withheld.
+
+    Responses that were blanked with NaN say nothing of their trial's length: its other fields do.
+    """
+    n = len(tiers)
+    length, blank = np.zeros(n, np.int64), np.zeros(n, bool)
     dtypes = set()
     for i in range(n):
         name = f"data/responses/{i}.npy"
         values = tree.numbers(name, (n_neurons, n_frames))
         check_finite(tree, name, values)
         length[i] = first_nan(values)
-        withheld[i] = is_withheld(values[:, : length[i]])
+        blank[i] = is_blank(values)
+        if tiers[i] in KEPT and np.isnan(values).all():
+            length[i] = n_frames
         dtypes.add(values.dtype)
     dtype = np.result_type(*dtypes)
+    withheld = withheld_trials(tree, tiers, blank, KEPT)
 
     def opener(i: int) -> Callable[[], np.ndarray]:
         def rows() -> np.ndarray:
