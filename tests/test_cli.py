@@ -117,11 +117,15 @@ def test_a_session_without_the_scored_tier_is_named(capsys, colony, tmp_path):
     shutil.copytree(colony, store)
     Store.open(str(store)).add(lonely())
     train(micro(str(store), train__steps=2, train__validation_windows=0), tmp_path / "run")
-    status, _, err = run(capsys, "evaluate", str(tmp_path / "run"))
+    status, _, err = run(capsys, "evaluate", str(tmp_path / "run"), "--session", "lonely")
     assert status == 2
-    assert "session lonely" in err
-    assert "test" in err
+    assert "no window of 2 s in tiers test" in err
+    assert "lonely" in err
     assert not (tmp_path / "run" / "evaluation.json").exists()
+    status, out, err = run(capsys, "evaluate", str(tmp_path / "run"))
+    assert status == 0
+    assert "1 of 4 sessions have nothing to score in tier test and are left out: lonely" in err
+    assert "lonely" not in out
 
 
 def lonely() -> Recording:

@@ -39,3 +39,10 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith(("http", "mailto")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_what_a_page_imports_exists(page):
+    found = re.findall(r"^ *(from omnimouse_jax\.[\w.]+ import [\w, ]+)$", page.read_text(), re.MULTILINE)
+    for line in found:
+        exec(line, {})

@@ -196,7 +196,10 @@ def test_ingest_goes_on_where_it_stopped(tmp_path: Path) -> None:
     np.save(path, np.load(path) + 1)
     with pytest.raises(UserError, match=r"session one: already in the store .*from other files .*--overwrite"):
         ingest("arrays", tmp_path / "in", tmp_path / "store", say=lines.append)
-    assert ingest("arrays", tmp_path / "in", tmp_path / "store", overwrite=True, say=lines.append).added == ("one", "two")
+    assert ingest("arrays", tmp_path / "in", tmp_path / "store", overwrite=True, say=lines.append).added == (
+        "one",
+        "two",
+    )
 
 
 def _set(*path_and_value: Any) -> Change:

@@ -326,3 +326,44 @@ def test_repeats_of_a_clip_stay_in_one_tier_by_the_rule_of_the_description(tmp_p
     (folder / "recording.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="tiers: hold_out_stimuli beside hold_out_last"):
         arrays.read_session(folder)
+
+
+def images(folder: Path, stack: np.ndarray, numbers: list[int]) -> Path:
+    """One stack of images and the number of one of them for each trial of 1 s."""
+    session(folder, 3)
+    np.save(folder / "images.npy", stack)
+    rows = [f"{2 * k + 1},{2 * k + 2},{n}" for k, n in enumerate(numbers)]
+    (folder / "stimulus.csv").write_text("\n".join(["onset,offset,frame", *rows]) + "\n")
+    description = json.loads((folder / "recording.json").read_text())
+    description["stimulus"] = {"table": "stimulus.csv", "size": [4, 6], "frames": "images.npy"}
+    (folder / "recording.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_a_stack_of_images_and_a_number_per_trial(tmp_path: Path) -> None:
+    from omnimouse_jax.recordings.ingest.arrays.lint import lint
+    from omnimouse_jax.recordings.sampling import read_screen
+
+    stack = np.random.default_rng([4]).integers(0, 256, (5, 8, 12)).astype(np.uint8)
+    folder = images(tmp_path / "a", stack, [3, 0, 3, -1])
+    assert lint(folder).n_errors == 0
+    rec = arrays.read_session(folder)
+    shown = rec.trials.modality == "image"
+    assert shown.sum() == 3
+    names = rec.trials.stimulus[shown]
+    assert names[0] == names[2] != names[1]
+    wanted = np.rint(stack.reshape(5, 4, 2, 6, 2).astype(float).mean(axis=(2, 4)))
+    assert np.abs(read_screen(rec, np.array([1.5, 3.5]))[[0, 1]].astype(float) - wanted[[3, 0]]).max() <= 1
+    for bad, numbers, message in [
+        (stack, [5], "frame 5 of row 0 - there are 5, numbered from 0"),
+        (stack[0][..., None].repeat(3, axis=-1), [0], r"shape \(8, 12, 3\) - give grey images"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            arrays.read_session(images(tmp_path / f"bad{numbers[0]}", bad, numbers))
+
+
+def test_colour_is_not_taken_for_a_clip(tmp_path: Path) -> None:
+    folder = session(tmp_path / "a", 1)
+    np.save(folder / "clip1.npy", np.zeros((36, 64, 3), np.uint8))
+    with pytest.raises(UserError, match=r"clip1.npy has shape \(36, 64, 3\) - give a grey image"):
+        arrays.read_session(folder)

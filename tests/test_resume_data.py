@@ -91,3 +91,41 @@ def test_validation_skips_damage_too_and_much_damage_ends_a_run(store: Store, tm
     assert any("validation_loss" in row for row in rows) or run["checkpoint_step"] == 2
     with pytest.raises(UserError, match="windows were damaged, more than a tenth"):
         train(micro(store.name, train__steps=200, data__damaged="skip", train__validation_windows=0), tmp_path / "long")
+
+
+def test_sessions_that_cannot_be_scored_are_left_out_unless_they_are_named(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    key = store.keys[0]
+    rec = in_memory(store.recording(key))
+    tier = np.where(rec.trials.tier == "test", "other", rec.trials.tier)
+    store.add(dataclasses.replace(rec, trials=dataclasses.replace(rec.trials, tier=tier)), overwrite=True)
+    config = micro(store.name, regimes=("population",), train__steps=2, train__validation_windows=0)
+    config.evaluation.tasks = {"population": "population"}
+    train(config, tmp_path / "run")
+    capsys.readouterr()
+    rows = evaluate_run(tmp_path / "run")["rows"]
+    assert {row["session"] for row in rows} == set(store.keys[1:])
+    assert (
+        f"1 of {len(store)} sessions have nothing to score in tier test and are left out: {key}"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match=f"session {key}: no window of 2 s in tier test"):
+        evaluate_run(tmp_path / "run", sessions=(key, store.keys[1]))
+
+
+def test_another_screen_is_told_with_the_flags_that_take_it(store: Store, tmp_path: Path) -> None:
+    from omnimouse_jax.training.setup import prepare
+
+    config = micro(store.name)
+    config.model.screen, config.model.hiera_padding = (36, 64), (1, 3)
+    config.model.hiera_stages, config.model.hiera_q_pool = (1, 1), 1
+    with pytest.raises(
+        UserError, match=r"screen is 16x32, the model's is 36x64 - pass --config.model.screen='\(16, 32\)'"
+    ) as e:
+        prepare(config)
+    padding = str(e.value).partition("hiera_padding='(")[2].partition(")")[0]
+    config.model.screen = (16, 32)
+    config.model.hiera_padding = tuple(map(int, padding.split(","))) if padding else config.model.hiera_padding
+    prepare(config)
+    assert not (tmp_path / "run").exists()

@@ -79,7 +79,8 @@ def evaluate_run(
     parts = prepare(config, Vocabulary.from_json(meta["vocabulary"]))
     params = saved.restore(number, restore_target(parts.model, parts.capacity, parts.mesh)).params
     saved.close()
-    scored = tuple(sessions) or tuple(config.evaluation.sessions) or tuple(e.key for e in parts.vocabulary.sessions)
+    scored = tuple(sessions) or tuple(config.evaluation.sessions)
+    scored = scored or _with_windows(parts, tuple(entry.key for entry in parts.vocabulary.sessions))
     learnt = set(config.evaluation.tiers) - {*meta["config"]["evaluation"]["tiers"], *config.train.validation_tiers}
     if config.data.leave_out != "nothing" and learnt:
         told = f"note: stimuli of tier {', '.join(sorted(learnt))} were not left out of this run's training"
@@ -90,6 +91,20 @@ def evaluate_run(
     file = out or run / ("evaluation.json" if as_configured else "evaluation-asked.json")
     track.write_json(file, result)
     return {**result, "file": str(file)}
+
+
+def _with_windows(parts: Parts, sessions: tuple[str, ...]) -> tuple[str, ...]:
+    """The sessions that have something to score in the config's tiers; says which have not. UserError if none has."""
+    config = parts.config
+    index = parts.windows(sessions, config.evaluation.tiers, config.evaluation.stride_s)
+    if index.skipped:
+        few = ", ".join(index.skipped[:5]) + (", ..." if len(index.skipped) > 5 else "")
+        print(
+            f"{len(index.skipped)} of {len(sessions)} sessions have nothing to score in tier "
+            f"{', '.join(config.evaluation.tiers)} and are left out: {few}",
+            file=sys.stderr,
+        )
+    return index.sessions
 
 
 def preflight(config: ConfigDict) -> None:

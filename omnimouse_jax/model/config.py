@@ -116,6 +116,9 @@ class ModelConfig:
         for name in ("max_neurons", "response_loss_clip", "behavior_loss_clip"):
             if (limit := getattr(self, name)) is not None and limit <= 0:
                 _refuse(f"{name} is {limit}", "use a positive number, or None for no limit")
+        for name in ("screen", "hiera_padding"):
+            if len(getattr(self, name)) != 2:
+                _refuse(f"{name} is {getattr(self, name)}", "give two numbers, for height and width")
         if min(self.hiera_padding) < 0:
             _refuse(f"hiera_padding is {self.hiera_padding}", "use 0 or more")
         _divides("n_heads", self.n_heads, "d_model", self.d_model)

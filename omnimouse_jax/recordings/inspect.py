@@ -130,9 +130,9 @@ def _gaps(row: Row) -> str:
     told = [note for note in row.missing if "% of" not in note]
     behavior = [f for name, f in row.nan_fraction.items() if name != "responses" and f > 0]
     if row.nan_fraction.get("responses", 0) > 0:
-        told.append(f"responses {100 * row.nan_fraction['responses']:.2g} %")
+        told.append(f"responses {100 * row.nan_fraction['responses']:.3g} %")
     if behavior:
-        told.append(f"behavior up to {100 * max(behavior):.2g} %")
+        told.append(f"behavior up to {100 * max(behavior):.3g} %")
     return ", ".join(told)
 
 

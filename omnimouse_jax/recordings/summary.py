@@ -62,7 +62,7 @@ def _missing(rec: Recording, nan_fraction: Mapping[str, float], tiers: Mapping[s
         out.append("no train trials")
     for name, fraction in nan_fraction.items():
         if fraction > 0:
-            out.append(f"{100 * fraction:.2g} % of {name} not recorded")
+            out.append(f"{100 * fraction:.3g} % of {name} not recorded")
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,19 +63,24 @@ class Parts:
         return Cutter(self.store, self.vocabulary, model.grid, model.behavior_channels, model.screen, slots)
 
     def windows(self, sessions: Sequence[str], tiers: Sequence[str], stride_s: float) -> WindowIndex:
-        """Windows with something to learn or to score, every stimulus among them. UserError names a session whose responses a
-        benchmark withholds in all of these tiers.
+        """Windows with something to learn or to score, every stimulus among them. A session whose responses a benchmark
+        withholds in all of these tiers is skipped as one without such a tier is. UserError if none is left.
         """
         data = self.config.data
-        for key in sessions:
-            trials = self.store.recording(key).trials
-            asked = np.isin(trials.tier, list(tiers)) & trials.valid
-            if asked.any() and trials.withheld[asked].all():
-                raise UserError(
-                    f"session {key}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
-                    way_out="name another tier, or leave the session out",
-                )
-        return WindowIndex.of(self.store, sessions, tiers, self.model.grid, stride_s, data.blanks, data.windows)
+        kept = [key for key in sessions if self._withholds(key, tiers)]
+        rest = [key for key in sessions if key not in kept]
+        if not rest:
+            raise UserError(
+                f"session {kept[0]}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
+                way_out="name another tier",
+            )
+        index = WindowIndex.of(self.store, rest, tiers, self.model.grid, stride_s, data.blanks, data.windows)
+        return dataclasses.replace(index, skipped=(*index.skipped, *kept))
+
+    def _withholds(self, key: str, tiers: Sequence[str]) -> bool:
+        trials = self.store.recording(key).trials
+        asked = np.isin(trials.tier, list(tiers)) & trials.valid
+        return bool(asked.any() and trials.withheld[asked].all())
 
     def training_windows(self) -> WindowIndex:
         """Windows to learn from: without what the config leaves out because it is held out somewhere."""
@@ -84,9 +90,15 @@ class Parts:
             return self.windows(sessions, data.tiers, data.stride_s)
         held = {*config.train.validation_tiers, *config.evaluation.tiers} - {*data.tiers}
         out = left_out(self.store, sessions, tuple(config.evaluation.sessions) or sessions, held, data.leave_out)
-        return WindowIndex.of(
-            self.store, sessions, data.tiers, self.model.grid, data.stride_s, data.blanks, data.windows, out
-        )
+        try:
+            return WindowIndex.of(
+                self.store, sessions, data.tiers, self.model.grid, data.stride_s, data.blanks, data.windows, out
+            )
+        except UserError as error:
+            raise UserError(
+                f"{error.what}, less stimuli that are held out (data.leave_out={data.leave_out})",
+                way_out="`omnimouse-jax inspect STORE --leaks` lists them",
+            ) from None
 
 
 def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
@@ -112,6 +124,7 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
     if vocabulary is None:
         vocabulary = Vocabulary.of({key: store.summary(key) for key in store.chosen(config.data.sessions)})
     model = model_config(config.model)
+    _require_screen(store, vocabulary, model, store.chosen(config.data.sessions))
     mesh = make_mesh(config.mesh.data, config.mesh.model)
     if config.evaluation.batch_size % mesh.shape["data"]:
         raise UserError(
@@ -119,6 +132,36 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
             way_out=f"use a multiple of {mesh.shape['data']}",
         )
     return Parts(config, store, vocabulary, model, Capacity.of(vocabulary), mesh)
+
+
+def _require_screen(store: Store, vocabulary: Vocabulary, model: ModelConfig, sessions: Sequence[str]) -> None:
+    """Every screen must be the model's; the error has the flags that make it so."""
+    known = {entry.key for entry in vocabulary.sessions}
+    for key in sessions:
+        screen = store.summary(key)["screen_size"]
+        if key not in known or screen is None or tuple(screen) == tuple(model.screen):
+            continue
+        size = f"{screen[0]}x{screen[1]}"
+        flags = f"--config.model.screen='({screen[0]}, {screen[1]})'"
+        padding = _padding_for(model, (int(screen[0]), int(screen[1])))
+        if padding and padding != model.hiera_padding:
+            flags += f" --config.model.hiera_padding='{padding}'"
+        way_out = f"pass {flags}" if padding else "resize the stimuli before ingesting"
+        raise UserError(
+            f"session {key}: screen is {size}, the model's is {model.screen[0]}x{model.screen[1]}",
+            way_out=f"{way_out}, or leave it out of --config.data.sessions",
+        )
+
+
+def _padding_for(model: ModelConfig, screen: tuple[int, int]) -> tuple[int, int] | None:
+    """The smallest padding with which the model takes such a screen, its own if that will do."""
+    tried = sorted(itertools.product(range(9), range(9)), key=lambda pair: (sum(pair), pair))
+    for padding in (model.hiera_padding, *tried):
+        try:
+            return dataclasses.replace(model, screen=screen, hiera_padding=padding).hiera_padding
+        except UserError:
+            continue
+    return None
 
 
 def regimes_of(texts: Sequence[str], grid: Grid) -> tuple[Regime, ...]:

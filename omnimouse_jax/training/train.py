@@ -99,6 +99,11 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     }
     state = start_or_resume(parts, saved, meta, workdir)
     first = int(state.step)
+    if first:
+        print(f"going on from step {first} of {config.train.steps}", file=sys.stderr, flush=True)
+    if windows.skipped:
+        few = ", ".join(windows.skipped[:5]) + (", ..." if len(windows.skipped) > 5 else "")
+        print(f"{len(windows.skipped)} sessions have nothing to train on and are left out: {few}", file=sys.stderr)
     track.write_json(workdir / "config.json", meta["config"])
     track.write_json(workdir / "vocabulary.json", meta["vocabulary"])
     metrics = track.Metrics(workdir, first)
@@ -159,7 +164,8 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
                 saved.save(state, meta, scored.get("validation_loss"))
 
     if pending is not None:
-        _log(metrics, *pending, clock, first, config.data.batch_size)
+        told = _log(metrics, *pending, clock, first, config.data.batch_size)
+    progress.show(config.train.steps, told, force=True)
     progress.close()
     metrics.close()
     run = {
@@ -171,6 +177,7 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
         "seconds": time.monotonic() - clock.start,
         "seconds_waiting_for_data": clock.waiting_for_data,
         "windows_skipped": clock.windows_skipped,
+        "sessions_skipped": len(windows.skipped),
         "programs_compiled": n_compiled,
         "compile_seconds": compile_seconds,
         "checkpoint_step": saved.step_named(config.evaluation.checkpoint),

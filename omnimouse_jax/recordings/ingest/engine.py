@@ -59,6 +59,7 @@ class Session(NamedTuple):
     megabytes: float
     skipped: bool = False
     found: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def ingest(
@@ -107,6 +108,8 @@ def ingest(
             f"session {len(added)} of {len(checked)} {session.key}: {session.n_neurons} neurons, "
             f"{session.seconds / 3600:.2f} h, {session.megabytes:.1f} MB"
         )
+        for note in session.notes:
+            say(f"  note: {note}")
     if added:
         seconds = max(time.monotonic() - began, 1e-9)
         plural = "s" if len(added) > 1 else ""
@@ -281,7 +284,8 @@ def _compare(job: Job, tick: Tick) -> Session:
 def _told(recording: Recording) -> Session:
     spans = recording.responses.spans()
     seconds = float((spans[:, 1] - spans[:, 0]).clip(0).sum())
-    return Session(recording.key, recording.n_neurons, seconds, _bytes(recording) / 1e6)
+    notes = tuple(map(str, recording.provenance.get("notes", ())))
+    return Session(recording.key, recording.n_neurons, seconds, _bytes(recording) / 1e6, notes=notes)
 
 
 def _bytes(rec: Recording) -> int:

@@ -22,6 +22,7 @@ from omnimouse_jax.recordings.ingest.arrays.lint_report import (
 )
 from omnimouse_jax.recordings.ingest.arrays.lint_tables import check_stimulus
 from omnimouse_jax.recordings.ingest.arrays.marks import FILL_IN, marks
+from omnimouse_jax.recordings.ingest.arrays.tables import TABLE_FIELDS
 from omnimouse_jax.recordings.session import Recording, Signal
 
 
@@ -96,11 +97,7 @@ def _names(report: SessionReport, d: Description) -> None:
     for name, stream in fields_of(d.fields.get("behavior")).items():
         unknown_fields(report, f"behavior {name}", stream, reader.SIGNAL_FIELDS)
     stimulus = fields_of(d.fields.get("stimulus"))
-    known = (
-        ("table", "size", "rate", "screen_deg", "grey")
-        if "table" in stimulus
-        else ("frames", "times", "frame", "end", "grey")
-    )
+    known = TABLE_FIELDS if "table" in stimulus else ("frames", "times", "frame", "end", "grey")
     unknown_fields(report, "stimulus", stimulus, known)
     unknown_fields(
         report,

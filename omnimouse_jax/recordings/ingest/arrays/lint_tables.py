@@ -38,7 +38,7 @@ def check_stimulus(report: SessionReport, d: Description, responses: Signal | No
         if frames is not None:
             for found in lint_values.level_findings("stimulus frames", frames):
                 report.add(*found)
-    if "frames" in spec and not is_open(spec.get("times")):
+    if "frames" in spec and "table" not in spec and not is_open(spec.get("times")):
         where = "stimulus times"
         times = report.attempt(where, lambda: np.asarray(d.array(spec.get("times"), where), np.float64).ravel())
         step = np.diff(np.zeros(0) if times is None else times)

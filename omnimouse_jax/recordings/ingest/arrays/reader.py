@@ -11,16 +11,16 @@ One folder per session with `recording.json` (or .yml, .yaml). An ARRAY is the n
     neurons    {column: ARRAY}       one value per neuron (optional)
     behavior   {stream: {file: ARRAY, rate, start | segments, channels: [names]}}   (optional)
     stimulus   {frames: ARRAY (n, height, width), times: ARRAY, frame: ARRAY of frame numbers (-1: grey), end, grey}
-          or   {table, size: [height, width], rate, screen_deg: [height, width], grey}   (optional)
+          or   {table, size: [height, width], rate, screen_deg: [height, width], grey, frames: ARRAY}   (optional)
     trials     table                 (optional; with a stimulus table they are one)
     tiers      {hold_out_last: 0.2, tier: test, validation_last: 0.1}, or {hold_out_stimuli: 0.2, validation_stimuli: 0.1}
                (optional)
 
 A table is the name of a .csv file with a header, or {column: ARRAY or one value for all rows}. Columns of a stimulus
-table: onset and offset (s); what was shown, one of: file (a .npy image or clip; clip_rate, frames per second), draw =
-grating (direction, spatial_frequency in cycles per degree, temporal_frequency in Hz, contrast, phase), or nothing at
-all for grey; start and end of the trial (default: onset and offset); tier; valid. Columns of trials: start, end, tier,
-stimulus, modality, valid. Full description with an example: docs/data.md.
+table: onset and offset (s); what was shown, one of: frame (number of one of `frames`), file (a .npy image or clip;
+clip_rate, frames per second), draw = grating (direction, spatial_frequency in cycles per degree, temporal_frequency in
+Hz, contrast, phase), or nothing at all for grey; start and end of the trial (default: onset and offset); tier; valid.
+Columns of trials: start, end, tier, stimulus, modality, valid. Full description with an example: docs/data.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import numpy as np
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.arrays.description import Description
 from omnimouse_jax.recordings.ingest.arrays.marks import FILL_IN, marks
-from omnimouse_jax.recordings.ingest.arrays.tables import read_table, screen_from_table, trial_columns
+from omnimouse_jax.recordings.ingest.arrays.tables import TABLE_FIELDS, read_table, screen_from_table, trial_columns
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.splits import cut_into_trials, hold_out_last, hold_out_stimuli, overlap_seconds
 from omnimouse_jax.recordings.validate import check_recording, check_responses
@@ -197,7 +197,7 @@ def _stimulus_and_trials(d: Description, responses: Signal) -> tuple[Screen | No
     if "table" in spec:
         if given is not None:
             raise d.error("trials given beside a stimulus table", "put start, end and tier into the stimulus table")
-        d.check("stimulus", spec, ("table", "size", "rate", "screen_deg", "grey"))
+        d.check("stimulus", spec, TABLE_FIELDS)
         return screen_from_table(d, spec)
     screen = None
     if spec:

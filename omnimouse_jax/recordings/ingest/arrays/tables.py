@@ -20,7 +20,9 @@ from omnimouse_jax.recordings.stimuli import drifting_grating, resize_area
 
 TRIAL_COLUMNS = ("start", "end", "tier", "stimulus", "modality", "valid")
 GRATING = ("direction", "spatial_frequency", "temporal_frequency", "contrast", "phase")
-STIMULUS_COLUMNS = ("onset", "offset", "start", "end", "tier", "valid", "file", "clip_rate", "draw", *GRATING)
+STIMULUS_COLUMNS = ("onset", "offset", "start", "end", "tier", "valid", "frame", "file", "clip_rate", "draw", *GRATING)
+#: Fields of a stimulus that is a table.
+TABLE_FIELDS = ("table", "size", "rate", "screen_deg", "grey", "frames")
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,19 @@ class _Shown:
         self._file, self._draw = texts(table, "file", ""), texts(table, "draw", "")
         self._clip_rate = numbers(d, table, "clip_rate", rate)
         self._known: dict[str, tuple[int, str, Any]] = {}
+        self._frame = np.nan_to_num(numbers(d, table, "frame", -1.0), nan=-1.0)
+        self._images = None
+        if "frames" in spec:
+            self._images = d.array(spec["frames"], "stimulus frames")
+            if self._images.ndim != 3 or _is_color(self._images.shape):
+                raise d.error(
+                    f"stimulus: file {spec['frames']} has shape {self._images.shape}",
+                    "give grey images (n, height, width)",
+                )
+        elif np.any(self._frame >= 0):
+            raise d.error(
+                f"{self._where}: frame given, but no images", "name them: stimulus frames, a .npy of (n, h, w)"
+            )
         for k, drawn in enumerate(self._draw):
             if drawn not in ("", "grating"):
                 raise d.error(f"{self._where}: draw of row {k} is {str(drawn)!r}", "draw knows: grating")
@@ -205,6 +220,12 @@ class _Shown:
     def __call__(self, k: int, seconds: float) -> tuple[float, int, str, Any]:
         """(seconds per frame, frames, name by content, function that gives the frames or None for grey) of row `k`."""
         file = str(self._file[k])
+        if self._frame[k] >= 0:
+            image = f"frames[{int(self._frame[k])}]"
+            if image not in self._known:
+                self._known[image] = self._one_of_many(k, int(self._frame[k]))
+            n, name, load = self._known[image]
+            return seconds, n, name, load
         if file:
             if file not in self._known:
                 self._known[file] = self._stored(self._d.path.parent / file)
@@ -222,11 +243,28 @@ class _Shown:
         what = json.dumps([values, n, rate, size, screen_deg, grey])
         return 1.0 / rate, n, hashlib.sha256(what.encode()).hexdigest()[:16], draw
 
+    def _one_of_many(self, k: int, number: int) -> tuple[int, str, Any]:
+        images, size = self._images, self._size
+        assert images is not None
+        if number >= len(images):
+            raise self._d.error(
+                f"{self._where}: frame {number} of row {k}", f"there are {len(images)}, numbered from 0"
+            )
+
+        def load() -> np.ndarray:
+            frame = np.asarray(images[number : number + 1])
+            return np.clip(np.rint(resize_area(frame, size)), 0, 255).astype(np.uint8)
+
+        return 1, hashlib.sha256(load().tobytes()).hexdigest()[:16], load
+
     def _stored(self, path: Path) -> tuple[int, str, Any]:
         d, size = self._d, self._size
         stored = load_array(d.key, path)
-        if stored.ndim not in (2, 3):
-            raise d.error(f"{self._where}: file {path} has shape {stored.shape}", "give a grey image or clip")
+        if stored.ndim not in (2, 3) or _is_color(stored.shape):
+            raise d.error(
+                f"{self._where}: file {path} has shape {stored.shape}",
+                "give a grey image (height, width) or clip (n, height, width), colour averaged",
+            )
         if 0 in stored.shape:
             raise d.error(f"{self._where}: file {path} has shape {stored.shape}", "give at least one frame")
         n = len(stored) if stored.ndim == 3 else 1
@@ -237,6 +275,10 @@ class _Shown:
             return np.clip(np.rint(resize_area(frames, size)), 0, 255).astype(np.uint8)
 
         return n, hashlib.sha256(load().tobytes()).hexdigest()[:16], load
+
+
+def _is_color(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[-1] in (3, 4)
 
 
 def _pair(

@@ -90,7 +90,7 @@ def rows_of(session: Session, table: Any, templates: Mapping[str, Any]) -> Itera
     }
     index = _numbers(columns["index"]) if "index" in columns else np.full(len(start), np.nan)
     short = {template_name(name): name for name in templates}
-    only_gratings = "direction" in columns and "stimulus" not in columns and "image" not in columns
+    gratings = "direction" in columns and "image" not in columns and "index" not in columns
     for k in np.argsort(start, kind="stable"):
         label = _text(columns["stimulus"][k]) if "stimulus" in columns else str(table.name)
         image = _text(columns["image"][k]) if "image" in columns else ""
@@ -98,7 +98,7 @@ def rows_of(session: Session, table: Any, templates: Mapping[str, Any]) -> Itera
         is_grating = all(np.isfinite(values.get(name, np.nan)) for name in ("direction", "spatial_frequency"))
         blank = _true(columns["blank"][k]) if "blank" in columns else False
         blank = blank or bool(BLANK.search(label.lower())) or image.lower() == "omitted"
-        blank = blank or (only_gratings and not is_grating and np.isnan(values["direction"]))
+        blank = blank or (gratings and not is_grating and np.isnan(values["direction"]))
         template, frame = "", None
         if not blank:
             template = short.get(template_name(label)) or short.get(template_name(str(table.name))) or ""
