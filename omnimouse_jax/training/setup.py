@@ -154,9 +154,9 @@ def _require_screen(store: Store, vocabulary: Vocabulary, model: ModelConfig, se
 
 
 def _padding_for(model: ModelConfig, screen: tuple[int, int]) -> tuple[int, int] | None:
-    """The smallest padding with which the model takes such a screen, its own if that will do."""
+    """A padding with which the model takes such a screen: its own, the released one, or the smallest that will do."""
     tried = sorted(itertools.product(range(9), range(9)), key=lambda pair: (sum(pair), pair))
-    for padding in (model.hiera_padding, *tried):
+    for padding in (model.hiera_padding, ModelConfig().hiera_padding, *tried):
         try:
             return dataclasses.replace(model, screen=screen, hiera_padding=padding).hiera_padding
         except UserError:
