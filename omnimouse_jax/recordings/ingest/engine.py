@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -219,7 +220,8 @@ def _require_same(job: Job, key: str, store: Store) -> None:
             return
         other = f"as {summary['response_dtype']}"
     elif before.get("files") == sums:
-        told = [f"{k}: {v!r}" for k, v in before["options"].items() if job.options.get(k) != v]
+        now = json.loads(json.dumps(job.options))  # as they are stored: lists for tuples
+        told = [f"{k}: {v!r}" for k, v in before["options"].items() if now.get(k) != v]
         other = f"from these files with other options ({', '.join(told)})"
     else:
         other = f"from other files than {job.session}"
