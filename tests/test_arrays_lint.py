@@ -19,7 +19,7 @@ from omnimouse_jax.recordings.ingest.arrays.lint import lint
 from omnimouse_jax.recordings.ingest.arrays.marks import FILL_IN
 from omnimouse_jax.recordings.ingest.arrays.template import write_template
 from omnimouse_jax.recordings.store import Store
-from tests.test_ingest_arrays import BROKEN, minimal, write
+from tests.test_ingest_arrays import BROKEN, _set, minimal, write
 
 Change = Callable[[Path, dict[str, Any]], object]
 
@@ -70,17 +70,6 @@ def test_a_good_session_is_fine_and_summed_up(tmp_path: Path) -> None:
         "  screen    4 x 6 pixels, 5 different stimuli, 100 frames",
         "1 session: 0 errors, 0 warnings, ready to ingest",
     ]
-
-
-def _set(*path_and_value: Any) -> Change:
-    *path, last, value = path_and_value
-
-    def change(folder: Path, fields: dict[str, Any]) -> None:
-        for name in path:
-            fields = fields[name]
-        fields[last] = value
-
-    return change
 
 
 def _array(name: str, where: Any, value: Any) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnimouse_jax.recordings.lazy import Pieces, read_runs
+from omnimouse_jax.recordings.lazy import Pieces, start_runs
 from omnimouse_jax.recordings.sampling import read_behavior, read_responses, read_screen, read_signal, screen_events
 from omnimouse_jax.recordings.session import Recording, Screen, Signal, Trials
 from omnimouse_jax.recordings.stimuli import drifting_grating, resize_area
@@ -114,7 +114,7 @@ def test_pieces_equal_the_joined_array() -> None:
 def test_read_runs_finds_every_row() -> None:
     values = np.arange(5000)[:, None]
     rows = np.random.default_rng([3]).integers(0, 5000, 40)
-    position, data = read_runs(values, rows)
+    position, data = start_runs(values, rows)()
     assert np.array_equal(data[position, 0], rows)
 
 

@@ -29,7 +29,7 @@ from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
 from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.tokens.windows import WindowIndex
+from omnimouse_jax.tokens.windows import WindowIndex, few
 from omnimouse_jax.training import track
 from omnimouse_jax.training.checkpoint import Checkpoints, restore_target
 from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
@@ -98,10 +98,9 @@ def _with_windows(parts: Parts, sessions: tuple[str, ...]) -> tuple[str, ...]:
     config = parts.config
     index = parts.windows(sessions, config.evaluation.tiers, config.evaluation.stride_s)
     if index.skipped:
-        few = ", ".join(index.skipped[:5]) + (", ..." if len(index.skipped) > 5 else "")
         print(
             f"{len(index.skipped)} of {len(sessions)} sessions have nothing to score in tier "
-            f"{', '.join(config.evaluation.tiers)} and are left out: {few}",
+            f"{', '.join(config.evaluation.tiers)} and are left out: {few(index.skipped, 5)}",
             file=sys.stderr,
         )
     return index.sessions

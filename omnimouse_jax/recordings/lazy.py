@@ -80,11 +80,6 @@ def start_runs(values: Any, rows: Int[np.ndarray, "..."]) -> Callable[[], Runs]:
     return finish
 
 
-def read_runs(values: Any, rows: Int[np.ndarray, "..."]) -> Runs:
-    """`start_runs`, waited for."""
-    return start_runs(values, rows)()
-
-
 def _runs(rows: Int[np.ndarray, "..."], row_bytes: int) -> list[tuple[int, int]]:
     """[lo, hi) of each stretch of rows without a gap of more than READ_GAP."""
     if rows.size == 0:

@@ -103,7 +103,7 @@ class WindowIndex:
         used = [key for key in sessions if found[key].n.sum()]
         if not used:
             raise UserError(
-                f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions ({_few(sessions)})",
+                f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions ({few(sessions, 3)})",
                 way_out="`omnimouse-jax inspect STORE` lists the tiers and hours of each session",
             )
         columns = [np.concatenate(column) for column in zip(*(found[key] for key in used), strict=True)]
@@ -234,8 +234,9 @@ def _grid_steps(stride_s: float, grid: Grid) -> int:
     return steps
 
 
-def _few(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+def few(keys: Sequence[str], at_most: int) -> str:
+    """The first keys of a list that may be long, for a message."""
+    return ", ".join(keys[:at_most]) + (", ..." if len(keys) > at_most else "")
 
 
 def _times(window: Window, n: int, rate: int) -> Float[np.ndarray, " n"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,17 @@ class Parts:
         model = self.model
         return Cutter(self.store, self.vocabulary, model.grid, model.behavior_channels, model.screen, slots)
 
-    def windows(self, sessions: Sequence[str], tiers: Sequence[str], stride_s: float) -> WindowIndex:
-        """Windows with something to learn or to score, every stimulus among them. A session whose responses a benchmark
-        withholds in all of these tiers is skipped as one without such a tier is. UserError if none is left.
+    def windows(
+        self,
+        sessions: Sequence[str],
+        tiers: Sequence[str],
+        stride_s: float,
+        leave_out: Mapping[str, frozenset[str]] | None = None,
+    ) -> WindowIndex:
+        """Windows with something to learn or to score, less the stimuli that `leave_out` names by session.
+
+        A session whose responses a benchmark withholds in all of these tiers is skipped, as one without such a tier is.
+        UserError if none is left.
         """
         data = self.config.data
         kept = [key for key in sessions if self._withholds(key, tiers)]
@@ -74,7 +82,7 @@ class Parts:
                 f"session {kept[0]}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
                 way_out="name another tier",
             )
-        index = WindowIndex.of(self.store, rest, tiers, self.model.grid, stride_s, data.blanks, data.windows)
+        index = WindowIndex.of(self.store, rest, tiers, self.model.grid, stride_s, data.blanks, data.windows, leave_out)
         return dataclasses.replace(index, skipped=(*index.skipped, *kept))
 
     def _withholds(self, key: str, tiers: Sequence[str]) -> bool:
@@ -91,9 +99,7 @@ class Parts:
         held = {*config.train.validation_tiers, *config.evaluation.tiers} - {*data.tiers}
         out = left_out(self.store, sessions, tuple(config.evaluation.sessions) or sessions, held, data.leave_out)
         try:
-            return WindowIndex.of(
-                self.store, sessions, data.tiers, self.model.grid, data.stride_s, data.blanks, data.windows, out
-            )
+            return self.windows(sessions, data.tiers, data.stride_s, out)
         except UserError as error:
             raise UserError(
                 f"{error.what}, less stimuli that are held out (data.leave_out={data.leave_out})",

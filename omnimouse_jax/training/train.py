@@ -29,6 +29,7 @@ from omnimouse_jax.tokens.classes import shown
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches, TrainingBatches
+from omnimouse_jax.tokens.windows import few
 from omnimouse_jax.training import columns, track
 from omnimouse_jax.training.checkpoint import Checkpoints
 from omnimouse_jax.training.defaults import optimizer_settings
@@ -102,8 +103,8 @@ def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None
     if first:
         print(f"going on from step {first} of {config.train.steps}", file=sys.stderr, flush=True)
     if windows.skipped:
-        few = ", ".join(windows.skipped[:5]) + (", ..." if len(windows.skipped) > 5 else "")
-        print(f"{len(windows.skipped)} sessions have nothing to train on and are left out: {few}", file=sys.stderr)
+        names = few(windows.skipped, 5)
+        print(f"{len(windows.skipped)} sessions have nothing to train on and are left out: {names}", file=sys.stderr)
     track.write_json(workdir / "config.json", meta["config"])
     track.write_json(workdir / "vocabulary.json", meta["vocabulary"])
     metrics = track.Metrics(workdir, first)

@@ -7,8 +7,6 @@ stored statistics: a response is divided by its standard deviation, but never by
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.files import (
     NpyHeader,
+    content_name,
     field,
     load_array,
     load_mapping,
@@ -236,7 +235,7 @@ def _screen(key: str, folder: Path) -> tuple[Screen, Trials]:
                     way_out="give grey frames (frames, height, width); colour is not read",
                 )
             shown = tuple(expected)
-            stimulus = _content(source.load())
+            stimulus = content_name(source.load())
             if stimulus not in pool:
                 pool[stimulus] = n_pool
                 pieces.append((n, source))
@@ -278,13 +277,6 @@ def _screen(key: str, folder: Path) -> tuple[Screen, Trials]:
 
 def _opener(source: NpyHeader, shape: tuple[int, ...]) -> Any:
     return lambda: source.load().reshape(shape)
-
-
-def _content(frames: np.ndarray) -> str:
-    """A name for what a stimulus shows: equal grey levels, equal names, whatever their stored type."""
-    levels = np.ascontiguousarray(frames, dtype=np.float32)
-    shape = json.dumps(levels.shape[-2:]).encode()
-    return hashlib.sha256(shape + levels.tobytes()).hexdigest()[:16]
 
 
 def _whole(responses: Signal) -> Trials:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from jaxtyping import Shaped
 
 from omnimouse_jax.errors import UserError
 
@@ -139,6 +140,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, 1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+
+
+def content_name(frames: Shaped[np.ndarray, "..."]) -> str:
+    """A name for what a stimulus shows: equal grey levels, equal names, whatever their stored type."""
+    levels = np.ascontiguousarray(frames, dtype=np.float32)
+    return hashlib.sha256(json.dumps(levels.shape[-2:]).encode() + levels.tobytes()).hexdigest()[:16]
 
 
 def stamp(files: Iterable[Path], root: Path, options: Mapping[str, Any]) -> str:

@@ -5,12 +5,10 @@ A zip is read member by member: nothing is unpacked beside it and nothing is eve
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import re
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.ingest.files import load_array, nearest
+from omnimouse_jax.recordings.session import Signal
 
 #: `static21067-10-18-GrayImageNet-...` or `dynamic29515-10-12-Video-...`: animal, session, scan.
 NAME = re.compile(r"(?:static|dynamic)?(\d+)-(\d+)-(\d+)(?!\d)")
@@ -231,12 +230,6 @@ def check_finite(tree: Tree, name: str, values: Shaped[np.ndarray, "..."], nan: 
         raise tree.error(name, f"NaN at {tuple(int(i) for i in np.argwhere(np.isnan(values))[0])}", nan)
 
 
-def content_name(frames: Shaped[np.ndarray, "*n h w"]) -> str:
-    """A name for what was shown, as in experanto sessions: equal grey levels, equal names, whatever their stored type."""
-    levels = np.ascontiguousarray(frames, dtype=np.float32)
-    return hashlib.sha256(json.dumps(levels.shape[-2:]).encode() + levels.tobytes()).hexdigest()[:16]
-
-
 def precision(std: Float[np.ndarray, "neurons *frames"]) -> Float[np.ndarray, "neurons *frames"]:
     """What official responses are multiplied by: 1/std, with one floor of 1 % of the mean over everything, in std's
     type.
@@ -260,19 +253,40 @@ def response_scale(tree: Tree, std: Float[np.ndarray, "neurons *frames"]) -> Flo
     return np.where(one > floor, one, floor)
 
 
-def channel_scales(
-    channels: Sequence[str],
-    mean: Float[np.ndarray, "channels *frames"],
-    std: Float[np.ndarray, "channels *frames"],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and deviation of each channel over the frames of the official ones; 0 and 1 where those are unusable."""
-    means, scales = {}, {}
-    for name, m, s in zip(channels, np.atleast_2d(mean.T).T, np.atleast_2d(std.T).T, strict=True):
-        m, s = m[np.isfinite(m)].astype(np.float64), s[np.isfinite(s)].astype(np.float64)
-        means[name] = float(m.mean()) if m.size else 0.0
-        deviation = float(np.sqrt(np.mean(s**2))) if s.size else 0.0
-        scales[name] = deviation if deviation > 0 else 1.0
-    return means, scales
+class Streams:
+    """What a scan's behaviour becomes, field by field: signals, scales, the official statistics, and the fields that are not
+    there (zeros throughout, read as missing).
+    """
+
+    def __init__(self) -> None:
+        self.signals: dict[str, Signal] = {}
+        self.absent: list[str] = []
+        self.mean: dict[str, float] = {}
+        self.scale: dict[str, float] = {}
+        self.statistics: dict[str, np.ndarray] = {}
+
+    def add(
+        self,
+        name: str,
+        channels: Sequence[str],
+        values: Shaped[np.ndarray, "..."],
+        mean: Float[np.ndarray, "channels *frames"],
+        std: Float[np.ndarray, "channels *frames"],
+        signal: Callable[[Shaped[np.ndarray, "..."]], Signal],
+    ) -> None:
+        """One field: `signal` puts its values on their clock. Scales are the mean and the deviation over the frames of the
+        official ones, 0 and 1 where those are unusable.
+        """
+        if is_blank(values):
+            self.absent.append(name)
+            values = np.full_like(values, np.nan)
+        self.signals[name] = signal(values)
+        self.statistics |= {f"{name}/mean": mean, f"{name}/std": std}
+        for channel, m, s in zip(channels, np.atleast_2d(mean.T).T, np.atleast_2d(std.T).T, strict=True):
+            m, s = m[np.isfinite(m)].astype(np.float64), s[np.isfinite(s)].astype(np.float64)
+            self.mean[channel] = float(m.mean()) if m.size else 0.0
+            deviation = float(np.sqrt(np.mean(s**2))) if s.size else 0.0
+            self.scale[channel] = deviation if deviation > 0 else 1.0
 
 
 def first_nan(values: Shaped[np.ndarray, "*rows frames"]) -> int:

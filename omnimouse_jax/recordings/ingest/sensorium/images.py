@@ -15,18 +15,19 @@ kit; what was checked and what is guessed: docs/sensorium.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings.ingest.files import content_name
 from omnimouse_jax.recordings.ingest.sensorium.files import (
+    Streams,
     Tree,
-    channel_scales,
     check_counts,
     check_finite,
-    content_name,
     find_sessions,
     is_blank,
     neuron_columns,
@@ -89,20 +90,21 @@ def read_session(
     responses, withheld = _responses(tree, tiers, len(neurons["unit_id"]), nan_responses == "mask")
     std = tree.numbers("meta/statistics/responses/all/std.npy", (len(neurons["unit_id"]),))
     statistics = {"responses/std": std, **_image_statistics(tree)}
-    behavior, absent = {}, []
-    mean: dict[str, float] = {}
-    deviation: dict[str, float] = {}
+    streams = Streams()
     for name in fields:
         channels = CHANNELS[name]
         values = _behavior(tree, name, n, len(channels))
-        if is_blank(values):
-            absent.append(name)
-            values = np.full_like(values, np.nan)
-        behavior[name] = Signal(values, 1 / TRIAL_S, start, np.arange(n, dtype=np.int64), channels=channels)
-        found = [tree.numbers(f"meta/statistics/{name}/all/{what}.npy", (len(channels),)) for what in ("mean", "std")]
-        statistics |= {f"{name}/mean": found[0], f"{name}/std": found[1]}
-        for all_channels, these in zip((mean, deviation), channel_scales(channels, *found), strict=True):
-            all_channels.update(these)
+        mean, deviation = (
+            tree.numbers(f"meta/statistics/{name}/all/{what}.npy", (len(channels),)) for what in ("mean", "std")
+        )
+        clock = partial(
+            Signal,
+            rate=1 / TRIAL_S,
+            segment_start=start,
+            segment_first=np.arange(n, dtype=np.int64),
+            channels=channels,
+        )
+        streams.add(name, channels, values, mean, deviation, clock)
     images, number, stimulus = _images(tree, n, scale, np.dtype(frames))
     grey = float(tree.load("meta/statistics/images/all/mean.npy").item())
     rec = Recording(
@@ -112,21 +114,21 @@ def read_session(
         trials=Trials(
             start, start + TRIAL_S, tiers, np.full(n, "image"), np.array(stimulus, str), np.ones(n, bool), withheld
         ),
-        behavior=behavior,
+        behavior=streams.signals,
         screen=_screen(images, number, start, grey),
         neurons=neurons,
         response_scale=response_scale(tree, std),
-        behavior_mean=mean,
-        behavior_scale=deviation,
+        behavior_mean=streams.mean,
+        behavior_scale=streams.scale,
         provenance={
             "original_rate": None,
             "benchmark": "sensorium2022",
             "name": tree.name,
             "scale": scale,
             "trials": trial_facts(tree, n),
-            "absent": absent,
+            "absent": streams.absent,
         },
-        extras=statistics,
+        extras=statistics | streams.statistics,
     )
     check_recording(rec)
     return rec

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.recordings.ingest.files import content_name
 from omnimouse_jax.recordings.ingest.sensorium.files import (
+    Streams,
     Tree,
-    channel_scales,
     check_counts,
     check_finite,
-    content_name,
     find_sessions,
     first_nan,
     is_blank,
@@ -90,21 +91,15 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
     responses, length, withheld = _responses(tree, tiers, n_neurons, n_frames)
     ends = [length]
     statistics = {"responses/std": std}
-    behavior, absent = {}, []
-    mean: dict[str, float] = {}
-    deviation: dict[str, float] = {}
+    streams = Streams()
     for name in fields:
         channels = CHANNELS[name]
         values, length = _behavior(tree, name, n, len(channels), n_frames)
-        if is_blank(values):
-            absent.append(name)
-            values = np.full_like(values, np.nan)
-        behavior[name] = _signal(values, length, start, channels)
+        mean, deviation = (_statistic(tree, name, what, (len(channels),), n_frames) for what in ("mean", "std"))
+        streams.add(
+            name, channels, values, mean, deviation, partial(_signal, length=length, start=start, channels=channels)
+        )
         ends.append(length)
-        found = [_statistic(tree, name, what, (len(channels),), n_frames) for what in ("mean", "std")]
-        statistics |= {f"{name}/mean": found[0], f"{name}/std": found[1]}
-        for all_channels, these in zip((mean, deviation), channel_scales(channels, *found), strict=True):
-            all_channels.update(these)
 
     clips, size = _clips(tree, n, n_frames)
     ends.append(np.array([len(clip.hashes) for clip in clips], np.int64))
@@ -125,20 +120,20 @@ def read_session(session: Path, *, nan_responses: str = "error") -> Recording:
             usable > 0,
             withheld,
         ),
-        behavior=behavior,
+        behavior=streams.signals,
         screen=screen,
         neurons=neurons,
         response_scale=response_scale(tree, std),
-        behavior_mean=mean,
-        behavior_scale=deviation,
+        behavior_mean=streams.mean,
+        behavior_scale=streams.scale,
         provenance={
             "original_rate": None,
             "benchmark": "sensorium2023",
             "name": tree.name,
             "trials": trial_facts(tree, n),
-            "absent": absent,
+            "absent": streams.absent,
         },
-        extras=statistics,
+        extras=statistics | streams.statistics,
     )
     check_recording(rec)
     return rec
