@@ -1,8 +1,10 @@
-"""Two choices, measured on synthetic mice: which Hiera order learns better, and whether shared programs change training.
+"""Three choices, measured on synthetic mice: which Hiera order learns better, whether shared programs change training, and which
+rows of the tables a step should update.
 
 What: `orders` trains the same small model in both orders of the video's tokens, several seeds each, on one task that lives from the
 screen; the score is the test correlation. `programs` trains on nine regimes that show different stretches and shares of neurons,
-each in a program of its own, or all in as few as hold them; everything else is equal, so losses should be too.
+each in a program of its own, or all in as few as hold them; everything else is equal, so losses should be too. `rows` trains with
+16 neurons of each mouse in a window, a third of them: all rows of a step's mice are updated, or only those in its windows.
 How long: about 25 minutes on two CPU cores (`--steps 600`, three seeds). A run that is done is not repeated.
 Command:
   omnimouse-jax synthesize stores/demo --preset demo
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +41,53 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", choices=("orders", "programs"))
+    parser.add_argument("--only", choices=("orders", "programs", "rows"))
     asked = parser.parse_args()
-    if asked.only != "programs":
-        print(orders(asked))
-    if asked.only != "orders":
-        print(programs(asked))
+    for name, part in (("orders", orders), ("programs", programs), ("rows", rows)):
+        if asked.only in (None, name):
+            print(part(asked))
 
 
 def orders(asked: argparse.Namespace) -> str:
     """Scores of both orders, seed by seed."""
-    lines = ["| order | test correlation by seed | mean | SD | validation loss by seed |", "|---|---|---|---|---|"]
+
+    def change(config: ConfigDict, order: str) -> None:
+        config.model.hiera_order = order
+
+    return compared(asked, "order", ORDERS, change)
+
+
+def rows(asked: argparse.Namespace) -> str:
+    """Scores of both kinds of update of the tables, seed by seed."""
+
+    def change(config: ConfigDict, update: str) -> None:
+        config.optimizer.rows = update
+        config.model.max_neurons = 16
+
+    return compared(asked, "rows", ("session", "seen"), change)
+
+
+def compared(
+    asked: argparse.Namespace, name: str, values: tuple[str, str], change: Callable[[ConfigDict, str], None]
+) -> str:
+    """A table of runs on the stimulus task with one or the other value of a choice, and their differences by seed."""
+    lines = [f"| {name} | test correlation by seed | mean | SD | validation loss by seed |", "|---|---|---|---|---|"]
     scores: dict[str, list[float]] = {}
-    for order in ORDERS:
+    for value in values:
         done = []
         for seed in range(asked.seeds):
             config = small(asked, seed)
             config.regimes = ("stimulus",)
             config.evaluation.tasks = ConfigDict({"stimulus": "stimulus"})
-            config.model.hiera_order = order
-            done.append(finished(config, asked.workdir / f"order_{order}_{seed}"))
-        scores[order] = [run["score"] for run in done]
-        told = ", ".join(f"{score:.4f}" for score in scores[order])
+            change(config, value)
+            done.append(finished(config, asked.workdir / f"{name}_{value}_{seed}"))
+        scores[value] = [run["score"] for run in done]
+        told = ", ".join(f"{score:.4f}" for score in scores[value])
         losses = ", ".join(f"{run['validation_loss']:.4f}" for run in done)
-        lines.append(
-            f"| {order} | {told} | {statistics.mean(scores[order]):.4f} | {statistics.stdev(scores[order]):.4f} | {losses} |"
-        )
-    differences = [a - b for a, b in zip(*(scores[order] for order in ORDERS), strict=True)]
-    lines.append(f"spatial - reference, seed by seed: {', '.join(f'{d:+.4f}' for d in differences)}")
+        mean, deviation = statistics.mean(scores[value]), statistics.stdev(scores[value])
+        lines.append(f"| {value} | {told} | {mean:.4f} | {deviation:.4f} | {losses} |")
+    differences = [a - b for a, b in zip(*(scores[value] for value in values), strict=True)]
+    lines.append(f"{values[0]} - {values[1]}, seed by seed: {', '.join(f'{d:+.4f}' for d in differences)}")
     return "\n".join(lines)
 
 

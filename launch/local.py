@@ -17,8 +17,7 @@ from omnimouse_jax.evaluate.evaluator import evaluate_run, preflight
 from omnimouse_jax.progress import duration
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.scaling.plan import Cell, cells
-from omnimouse_jax.training.checkpoint import comparable
-from omnimouse_jax.training.resume import MAY_CHANGE
+from omnimouse_jax.training.resume import MAY_CHANGE, comparable
 from omnimouse_jax.training.track import write_json
 from omnimouse_jax.training.train import Interrupted, train
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.verbs import data, doctor, model, reference, run, study
+from omnimouse_jax.verbs import data, doctor, model, mouse, predict, reference, run, study
 from omnimouse_jax.verbs.common import Run
 
 DESCRIPTION = """\
@@ -23,6 +23,11 @@ From recordings to a scaling page:
 One model:
   omnimouse-jax train --config configs/tiny.py --store STORE --workdir RUN
   omnimouse-jax evaluate RUN
+  omnimouse-jax anneal RUN --step K                  a branch whose learning rate falls to 0, from any kept checkpoint
+
+A new mouse:
+  omnimouse-jax finetune --from RUN --store STORE --session KEY --workdir OUT
+  omnimouse-jax predict --from RUN --session KEY --regime EXPRESSION --out FILE.zarr
 
 The released PyTorch model:
   omnimouse-jax check-reference PATH/NAME            agreement with it, on saved outputs
@@ -33,7 +38,8 @@ The released PyTorch model:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 or 75 stopped and saved."""
+    """Runs one verb; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 (Ctrl-C) or 75 (SIGTERM)
+    stopped and saved, 76 another process of the run was lost."""
     parser, verbs = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.verb is None:
@@ -51,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides = overrides
         return verbs[arguments.verb](arguments) or 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        told = str(error) if not error.details else f"{error.what} - {error.way_out}"
+        print("\n  ".join([f"error: {' '.join(told.split())}", *error.details]), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -80,7 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
             name, help=about, description=f"{about}\n{details}", formatter_class=argparse.RawDescriptionHelpFormatter
         )
 
-    for module in (data, model, run, study, reference, doctor):
+    for module in (data, model, run, mouse, predict, study, reference, doctor):
         module.add(verb)
     return parser, verbs
 

@@ -35,7 +35,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         )
     config = _from_json(path) if path.suffix == ".json" else _from_python(path)
     for override in overrides:
-        _apply(config, override)
+        apply(config, override)
     return config.lock()
 
 
@@ -97,7 +97,8 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _apply(config: ConfigDict, flag: str) -> None:
+def apply(config: ConfigDict, flag: str) -> None:
+    """Sets what a flag `--config.path.to.field=value` says."""
     if not flag.startswith(PREFIX) or "=" not in flag:
         raise UserError(f"argument {flag!r} not understood", way_out="write overrides as --config.path.to.field=value")
     field, text = flag.removeprefix(PREFIX).split("=", 1)

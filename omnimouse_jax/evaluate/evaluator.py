@@ -32,6 +32,7 @@ from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.tokens.windows import WindowIndex, few
 from omnimouse_jax.training import track
 from omnimouse_jax.training.checkpoint import Checkpoints, restore_target
+from omnimouse_jax.training.resume import config_of
 from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
 
 INTERVAL_OVER_NEURONS = "95% bootstrap over neurons"
@@ -68,16 +69,18 @@ def evaluate_run(
     if (newest := saved.latest()) is None:
         raise UserError(f"run {run}: no checkpoint yet", way_out="train it until one is saved")
     meta = saved.meta(newest)  # a run keeps its vocabulary; its newest config says what to score
-    config = ConfigDict(_tuples(meta["config"]))
+    config = config_of(meta)
     number = saved.step_named(step or config.evaluation.checkpoint)
     if store:
         config.data.store = store
     if tiers:
         config.evaluation.tiers = tuple(tiers)
     # A run is scored on whatever devices are here, not on those it was trained on.
-    config.mesh.data, config.mesh.model = math.gcd(config.evaluation.batch_size, jax.device_count()), 1
+    devices = math.gcd(config.evaluation.batch_size, jax.device_count())
+    config.mesh.update(data=devices, fsdp=1, tensor=1)
     parts = prepare(config, Vocabulary.from_json(meta["vocabulary"]))
-    params = saved.restore(number, restore_target(parts.model, parts.capacity, parts.mesh)).params
+    target = restore_target(parts.model, parts.capacity, parts.mesh, parts.trained)
+    params = saved.restore_params(number, target.params)
     saved.close()
     scored = tuple(sessions) or tuple(config.evaluation.sessions)
     scored = scored or _with_windows(parts, tuple(entry.key for entry in parts.vocabulary.sessions))
@@ -301,10 +304,3 @@ def _ceiling(parts: Parts, key: str, regime: Regime, scored: np.ndarray) -> tupl
     if per_neuron is None:
         return None, ""
     return float(np.asarray(per_neuron, np.float64)[scored].mean()), f"known law: {name}"
-
-
-def _tuples(value: Any) -> Any:
-    """JSON lists back to the tuples that configs hold."""
-    if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -6,22 +6,27 @@ in its own steps, with its own count of Adam steps.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from jax.sharding import Mesh
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.reference_check import COMPILER, Triple, layout_of, make_batch, worst
+from omnimouse_jax.model.config import ModelConfig
 from omnimouse_jax.model.reference import CONSTANTS, UNUSED_TIME, save_state
 from omnimouse_jax.model.reference_files import read_json, read_npz
 from omnimouse_jax.progress import Progress
 from omnimouse_jax.tokens.layout import Layout
+from omnimouse_jax.tokens.touched import touched
+from omnimouse_jax.tokens.vocabulary import ROW_MULTIPLE, padded
 from omnimouse_jax.training import optim
-from omnimouse_jax.training.objective import loss_sums
-from omnimouse_jax.training.step import Capacity, abstract_model
+from omnimouse_jax.training.objective import LossCounts
+from omnimouse_jax.training.parallel import make_mesh, put_everywhere
+from omnimouse_jax.training.step import Capacity, gradient_program
 
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4
 #: Of final values, by 2-norm relative to how far a parameter moved. Adam divides by small gradients, so rounding grows.
@@ -71,9 +76,13 @@ def check_steps(triple: Triple) -> tuple[list[StepResult], Finals]:
         what = f"no entry {missing[0]!r}" if missing else "lists of different length"
         raise UserError(f"{file}: {what}", way_out="write the triple again")
     capacity, vocabulary = Capacity.of(triple.vocabulary), triple.vocabulary
-    settings, owner = settings_of(file, told["optimizer"]), jnp.asarray(vocabulary.session_of_row())
+    settings, mesh, n_rows = (
+        settings_of(file, told["optimizer"]),
+        make_mesh(),
+        padded(vocabulary.n_neurons, ROW_MULTIPLE),
+    )
     update = jax.jit(optim.update, static_argnames="settings", compiler_options=COMPILER)
-    params, state = triple.params, optim.init(triple.params, capacity.sessions)
+    params, state, nothing = triple.params, optim.init(triple.params), LossCounts(jnp.float32(0), jnp.float32(0))
     programs: dict[Layout, Any] = {}
     results, progress = [], Progress(len(told["case"]), label="optimiser step ")
     for i, (case, session) in enumerate(zip(told["case"], told["session"], strict=True)):
@@ -85,18 +94,16 @@ def check_steps(triple: Triple) -> tuple[list[StepResult], Finals]:
             inputs[name] = _array(file, arrays, name)
         layout = layout_of(triple, case, inputs["neuron_ids"].shape[1])
         batch = make_batch(triple, session, inputs, layout)
-        program = programs.setdefault(layout, _gradient(triple, layout))
-        loss, grads = program(params, batch)
-        present = np.zeros(capacity.sessions, bool)
-        present[vocabulary.session_row(session)] = True
-        params, state, norms = update(
-            grads, state, params, jnp.int32(i), jnp.asarray(present), owner, settings=settings
-        )
+        step = jnp.int32(i)
+        of_step = put_everywhere(touched(vocabulary, [session], None, n_rows, 1), mesh)
+        program = programs.setdefault(layout, _gradient(triple.config, capacity, layout, mesh))
+        grads, losses = program(params, batch, of_step, nothing, step, step, step)
+        params, state, norms = update(grads, state, params, step, of_step, jnp.bool_(True), settings=settings)
         results.append(
             StepResult(
                 case,
                 session,
-                _error(loss, told["losses"][i]),
+                _error(losses["loss"], told["losses"][i]),
                 _error(norms["grad_norm/shared"], told["shared_grad_norm"][i]),
                 _error(norms["grad_norm/session"], told["rank_grad_norm"][i]),
             )
@@ -128,13 +135,10 @@ def settings_of(file: Any, told: Any) -> optim.AdamW:
         raise UserError(f"{file}: optimizer is not whole ({error!r})", way_out="write the triple again") from None
 
 
-def _gradient(triple: Triple, layout: Layout) -> Any:
-    graph, config = abstract_model(triple.config, Capacity.of(triple.vocabulary))[0], triple.config
-
-    def loss(params: Any, batch: Any) -> jax.Array:
-        return loss_sums(nnx.merge(graph, params)(batch, layout), batch, layout, config).means(config)["loss"]
-
-    return jax.jit(jax.value_and_grad(loss), compiler_options=COMPILER)
+def _gradient(config: ModelConfig, capacity: Capacity, layout: Layout, mesh: Mesh) -> Any:
+    """The trainer's own gradient, compiled quickly and without stochastic depth, which the file's steps were taken without."""
+    config = dataclasses.replace(config, drop_path=0.0)
+    return jax.jit(gradient_program(config, capacity, layout, mesh).jitted, compiler_options=COMPILER)
 
 
 def _finals(triple: Triple, params: Any, told: dict[str, np.ndarray]) -> Finals:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from omnimouse_jax.model.attention_blocks import stretches
+from omnimouse_jax.model.target import BATCH_AXES
 from omnimouse_jax.model.visibility import Block, Windows
 
 #: cuDNN takes heads of multiples of 8 up to 128 (256 on Hopper), and even lengths where there is a mask.
@@ -87,10 +88,10 @@ def splash(
     run = functools.partial(_splash_rows, windows=windows, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        data = "data" if b % mesh.shape["data"] == 0 else None
-        model = "model" if k_BxGxKxD.shape[1] % mesh.shape["model"] == 0 else None
-        heads = P(data, model)
-        run = jax.shard_map(run, mesh=mesh, in_specs=(heads, heads, heads, P(data)), out_specs=heads, check_vma=False)
+        rows = BATCH_AXES if b % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
+        tensor = "tensor" if k_BxGxKxD.shape[1] % mesh.shape["tensor"] == 0 else None
+        heads = P(rows, tensor)
+        run = jax.shard_map(run, mesh=mesh, in_specs=(heads, heads, heads, P(rows)), out_specs=heads, check_vma=False)
     out = run(q_BxHxQxD, k_BxGxKxD, v_BxGxKxD, _filled(there, SPLASH_MULTIPLE))
     return out.swapaxes(1, 2)[:, :n_queries]
 

@@ -7,6 +7,7 @@ those only.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -43,12 +44,18 @@ class Tables(nnx.Module):
 
     def gather(self, batch: Batch) -> Rows:
         """The rows of a batch. A row that does not exist gives zeros (never another neuron's row)."""
-        return Rows(
-            _look_up(self.neuron_embedding[...], jnp.asarray(batch.neuron_rows)),
-            _look_up(self.neuron_bias[...], jnp.asarray(batch.neuron_rows)),
-            _look_up(self.session_embedding[...], jnp.asarray(batch.session_rows)),
-            _look_up(self.animal_embedding[...], jnp.asarray(batch.animal_rows)),
-        )
+        names = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embedding")
+        return gather({name: getattr(self, name)[...] for name in names}, batch)
+
+
+def gather(tables: Mapping[str, Float[Array, "rows ..."]], batch: Batch) -> Rows:
+    """The rows of a batch, out of whole tables by name."""
+    return Rows(
+        _look_up(tables["neuron_embedding"], jnp.asarray(batch.neuron_rows)),
+        _look_up(tables["neuron_bias"], jnp.asarray(batch.neuron_rows)),
+        _look_up(tables["session_embedding"], jnp.asarray(batch.session_rows)),
+        _look_up(tables["animal_embedding"], jnp.asarray(batch.animal_rows)),
+    )
 
 
 def _look_up(table: Float[Array, "rows ..."], rows: Int[Array, "..."]) -> Float[Array, "..."]:

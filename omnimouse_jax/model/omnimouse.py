@@ -55,12 +55,12 @@ class Core(nnx.Module):
         self.config = config
 
     def __call__(
-        self, rows: Rows, batch: Batch, layout: Layout, *, dropout_key: Shaped[Array, "..."] | None = None
+        self, rows: Rows, batch: Batch, layout: Layout, *, dropout_keys: Shaped[Array, " B"] | None = None
     ) -> Predictions:
-        """Predicts what `layout` asks for. `dropout_key` turns stochastic depth on: one per step while training."""
+        """Predicts what `layout` asks for. `dropout_keys` turn stochastic depth on: one per row while training."""
         meta, neurons, channels = self.identify(rows, batch)
         latents = self.encode(meta, neurons, channels, batch, layout)
-        hidden = self.process(latents, self.watch(meta, batch, layout, dropout_key))
+        hidden = self.process(latents, self.watch(meta, batch, layout, dropout_keys))
         return self.decode(hidden, neurons, channels, rows, layout)
 
     def identify(
@@ -186,7 +186,7 @@ class Core(nnx.Module):
         meta: Float[Array, "B D"],
         batch: Batch,
         layout: Layout,
-        dropout_key: Shaped[Array, "..."] | None = None,
+        dropout_keys: Shaped[Array, " B"] | None = None,
     ) -> Tokens | None:
         """Video features of the visible steps; hidden in rows without a screen."""
         if layout.video_steps[0] >= layout.video_steps[1]:
@@ -195,7 +195,7 @@ class Core(nnx.Module):
         there = jnp.asarray(batch.video_mask)
         frames = normalize_screen(jnp.asarray(batch.video), config.screen_mean, config.screen_std)
         frames = jnp.where(there[:, None, None, None], frames, 0.0).astype(meta.dtype)
-        vectors = self.video(frames, layout.video_steps, dropout_key)
+        vectors = self.video(frames, layout.video_steps, dropout_keys)
         if config.meta_to_video:
             vectors = vectors + meta[:, None]
         intervals = layout.video(config.features_per_step)
@@ -275,6 +275,6 @@ class OmniMouse(nnx.Module):
         self.core = Core(config, rngs=rngs)
         self.tables = Tables(config, n_neurons, n_sessions, n_animals, rngs=rngs)
 
-    def __call__(self, batch: Batch, layout: Layout, *, dropout_key: Shaped[Array, "..."] | None = None) -> Predictions:
+    def __call__(self, batch: Batch, layout: Layout, *, dropout_keys: Shaped[Array, " B"] | None = None) -> Predictions:
         """Predicts what `layout` asks for of every row of `batch`."""
-        return self.core(self.tables.gather(batch), batch, layout, dropout_key=dropout_key)
+        return self.core(self.tables.gather(batch), batch, layout, dropout_keys=dropout_keys)

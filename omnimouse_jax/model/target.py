@@ -1,4 +1,4 @@
-"""For which kind of device a program is traced: the one that is here, or one that somebody only asks about."""
+"""For which devices a program is traced: kind (the one that is here, or one that somebody only asks about) and mesh axes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import jax
+
+#: Axes of a mesh over which the rows of a batch are split.
+BATCH_AXES = ("data", "fsdp")
 
 _ASSUMED: ContextVar[str | None] = ContextVar("assumed platform", default=None)
 

@@ -76,11 +76,11 @@ class HieraBlock(nnx.Module):
         self.widen = Linear(d, d_out, bias=True, std=STD, bias_value=STD, rngs=rngs) if d != d_out else None
         self.pool, self.order, self.drop = pool, order, drop
 
-    def __call__(self, x: Float[Array, "B L C"], key: Shaped[Array, "..."] | None) -> Float[Array, "B M O"]:
+    def __call__(self, x: Float[Array, "B L C"], key: Shaped[Array, " B"] | None) -> Float[Array, "B M O"]:
         normed = self.attention_norm(x)
         if self.widen is not None:
             x = self._pool(self.widen(normed))
-        keys = (None, None) if key is None else jax.random.split(key)
+        keys = (None, None) if key is None else tuple(_folded(key, i) for i in range(2))
         x = x + drop_path(self.attention(normed), self.drop, keys[0])
         return x + drop_path(self.feed_forward(self.ffn_norm(x)), self.drop, keys[1])
 
@@ -123,7 +123,7 @@ class Hiera(nnx.Module):
         self,
         video: Float[Array, "B F H W"],
         steps: tuple[int, int],
-        dropout_key: Shaped[Array, "..."] | None = None,
+        dropout_keys: Shaped[Array, " B"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Features of time steps [steps[0], steps[1]), step by step, row by row. `video` is normalised already."""
         alone = self.config.hiera_order == "spatial"
@@ -132,7 +132,7 @@ class Hiera(nnx.Module):
         x = self._arrange(x, last - first)
         step = HieraBlock.__call__ if self.config.remat == "none" else recomputed(HieraBlock.__call__)
         for i, block in enumerate(self.blocks):
-            x = step(block, x, None if dropout_key is None else jax.random.fold_in(dropout_key, i))
+            x = step(block, x, None if dropout_keys is None else _folded(dropout_keys, i))
         x = self._rearrange(x, last - first)
         per_step = self.config.features_per_step
         return self.features(x[:, (steps[0] - first) * per_step : (steps[1] - first) * per_step])
@@ -181,12 +181,19 @@ class Hiera(nnx.Module):
         return cells.transpose(0, 1, 2, 4, 3, 5, 6).reshape(x.shape)
 
 
-def drop_path(x: Float[Array, "B L C"], rate: float, key: Shaped[Array, "..."] | None) -> Float[Array, "B L C"]:
-    """Stochastic depth: drops a row's update with probability `rate`, scaling the others up. Without a key, nothing."""
-    if key is None or rate == 0.0:
+def drop_path(x: Float[Array, "B L C"], rate: float, keys: Shaped[Array, " B"] | None) -> Float[Array, "B L C"]:
+    """Stochastic depth: drops a row's update with probability `rate`, scaling the others up. Without keys, nothing.
+
+    Each row has a key of its own, so what is dropped does not depend on the rows that happen to be computed with it.
+    """
+    if keys is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], 1, 1))
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    keep_B = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    return jnp.where(keep_B[:, None, None], x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _folded(keys: Shaped[Array, " B"], number: int) -> Shaped[Array, " B"]:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def normalize_screen(video: Shaped[Array, "B F H W"], mean: float, std: float) -> Float[Array, "B F H W"]:

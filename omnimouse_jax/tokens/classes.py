@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -156,6 +156,7 @@ def cover(layouts: Iterable[Layout]) -> Layout:
     )
 
 
+@lru_cache(maxsize=1024)  # asked for every batch, and a run has few layouts
 def shown(layout: Layout, program: Layout, n_channels: int) -> Bool[np.ndarray, " L"]:
     """Which context tokens of the program the layout shows: response tokens in the program's order, then behaviour's."""
     n_behavior = n_channels * layout.grid.n_behavior_steps if program.behavior == "input" else 0

@@ -13,10 +13,10 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from omnimouse_jax.recordings.kvstore import Damaged
 from omnimouse_jax.recordings.store import Store
@@ -26,6 +26,7 @@ from omnimouse_jax.tokens.collate import collate
 from omnimouse_jax.tokens.grid import Grid
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.regimes import Regime, draw, resolve
+from omnimouse_jax.tokens.touched import Touched, Update, most_rows, touched
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.tokens.windows import Sample, Window, WindowIndex, start_cut
 
@@ -73,14 +74,26 @@ class Cutter:
     @cached_property
     def video_dtype(self) -> np.dtype:
         """uint8 when every screen in use is stored so, float32 otherwise: one dtype means one program."""
-        screens = [self.store.recording(entry.key).screen for entry in self.vocabulary.sessions]
+        there = [entry.key for entry in self.vocabulary.sessions if entry.key in self.store]
+        screens = [self.store.recording(key).screen for key in there]
         dtypes = {np.dtype(screen.frames.dtype) for screen in screens if screen is not None}
         return np.dtype(np.uint8) if dtypes <= {np.dtype(np.uint8)} else np.dtype(np.float32)
 
 
+class Step(NamedTuple):
+    """What one training step is made of: its micro-batches, and the table rows that they touch together."""
+
+    batches: tuple[Batch, ...]
+    touched: Touched
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingBatches:
-    """Everything that decides what training batch k is."""
+    """Everything that decides what training batch k is.
+
+    A batch may be computed in `accumulate` micro-batches, each of `batch_size // accumulate` rows. They have the regime of
+    their step, or ("micro") each one of its own.
+    """
 
     cutter: Cutter
     windows: WindowIndex
@@ -89,30 +102,65 @@ class TrainingBatches:
     seed: int
     weights: Float[np.ndarray, " sessions"] | None = None  # see `mixture.session_weights`
     skip_damaged: bool = False
+    accumulate: int = 1
+    regime_per: Literal["step", "micro"] = "step"
+    update: Update = "session"
 
-    def regime(self, step: int) -> Regime:
-        """The regime of batch `step`, the same on every host."""
-        return draw(self.seed, step, self.plan.regimes)
+    def regime(self, step: int, micro: int = 0) -> Regime:
+        """The regime of a micro-batch of batch `step`, the same on every host."""
+        number = step if self.regime_per == "step" else step * self.accumulate + micro
+        return draw(self.seed, number, self.plan.regimes)
+
+    @property
+    def micro_size(self) -> int:
+        """Rows of a micro-batch."""
+        return self.batch_size // self.accumulate
 
     def __getitem__(self, step: int) -> Batch:
+        """The first micro-batch of batch `step`, whole."""
         return self.rows(step, slice(None))
 
-    def rows(self, step: int, rows: slice) -> Batch:
-        """Some rows of batch `step`: a random subset of each session's neurons, in random order.
+    def load(self, step: int, rows: slice) -> Step:
+        """Some rows of every micro-batch of a step. Which table rows the whole step touches is not a matter of these."""
+        return Step(tuple(self.rows(step, rows, micro) for micro in range(self.accumulate)), self.touched(step))
+
+    def rows(self, step: int, rows: slice, micro: int = 0) -> Batch:
+        """Some rows of a micro-batch: a random subset of each session's neurons, in random order.
 
         With `skip_damaged`, a window whose chunks are damaged becomes a row that is masked as a whole.
         """
-        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)[rows]
+        first = step * self.batch_size + micro * self.micro_size
+        numbers = range(first, first + self.micro_size)[rows]
 
         def start(number: int) -> Callable[[], Sample]:
             window = self.order[number]
-            n_neurons = self.cutter.vocabulary.entry(window.session).n_neurons
-            rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
-            return self.cutter.start(window, rng.permutation(n_neurons)[: self.cutter.n_slots])
+            return self.cutter.start(window, self._neurons(number, window.session))
 
         samples = [_read(finish, self.skip_damaged) for finish in _begun(start, numbers)]
-        regime = self.regime(step)
+        regime = self.regime(step, micro)
         return self.cutter.batch(samples, self.plan.layout(regime), self.plan.program(regime), len(numbers))
+
+    def touched(self, step: int) -> Touched:
+        """Table rows of the whole batch `step`, known without reading a window."""
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
+        sessions, vocabulary = [self.order[number].session for number in numbers], self.cutter.vocabulary
+        seen = None
+        if self.update == "seen":
+            chosen = zip(numbers, sessions, strict=True)
+            seen = [vocabulary.neuron_rows(key)[self._neurons(number, key)] for number, key in chosen]
+        return touched(vocabulary, sessions, seen, self.n_touched, self.batch_size)
+
+    @cached_property
+    def n_touched(self) -> int:
+        """Neuron rows that a step touches at most: the size of its gradients."""
+        cutter = self.cutter
+        return most_rows(cutter.vocabulary, self.windows.sessions, self.batch_size, cutter.n_slots, self.update)
+
+    def _neurons(self, number: int, session: str) -> Int[np.ndarray, " n"]:
+        """Which neurons of its session the window of this number shows or is asked for."""
+        n_neurons = self.cutter.vocabulary.entry(session).n_neurons
+        rng = np.random.default_rng([self.seed, NEURON_STREAM, number])
+        return rng.permutation(n_neurons)[: self.cutter.n_slots]
 
     @cached_property
     def order(self) -> Any:  # grain.MapDataset
@@ -132,9 +180,9 @@ class TrainingBatches:
             sessions.append(numbers.map(self.windows.__getitem__))
         return grain.MapDataset.mix(sessions, list(self.weights))
 
-    def stream(self, first: int, last: int, rows: slice, threads: int, ahead: int) -> Iterator[Batch]:
+    def stream(self, first: int, last: int, rows: slice, threads: int, ahead: int) -> Iterator[Step]:
         """Batches [first, last) in order, read by `threads` threads, at most `ahead` of them early."""
-        return _threaded(lambda step: self.rows(step, rows), first, last, threads, ahead)
+        return _threaded(lambda step: self.load(step, rows), first, last, threads, ahead)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +208,16 @@ class EvaluationBatches:
         return [self.windows[i] for i in range(first, min(first + self.batch_size, len(self.windows)))]
 
     def __getitem__(self, number: int) -> Batch:
-        samples = [_read(finish, self.skip_damaged) for finish in _begun(self.cutter.start, self.windows_of(number))]
-        return self.cutter.batch(samples, self.layout, self.layout, self.batch_size)
+        return self.rows(number, slice(None))
 
-    def stream(self, threads: int, ahead: int) -> Iterator[Batch]:
-        return _threaded(self.__getitem__, 0, len(self), threads, ahead)
+    def rows(self, number: int, rows: slice) -> Batch:
+        """Some rows of batch `number`; those behind the last window are masked."""
+        n_rows, windows = len(range(self.batch_size)[rows]), self.windows_of(number)[rows]
+        samples = [_read(finish, self.skip_damaged) for finish in _begun(self.cutter.start, windows)]
+        return self.cutter.batch(samples, self.layout, self.layout, n_rows)
+
+    def stream(self, threads: int, ahead: int, rows: slice = slice(None)) -> Iterator[Batch]:
+        return _threaded(lambda number: self.rows(number, rows), 0, len(self), threads, ahead)
 
 
 def slots_for(n_neurons: int, multiple: int = 64) -> int:
@@ -192,7 +245,7 @@ def _begun(start: Callable[[Any], Callable[[], Sample]], items: Iterable[Any]) -
     yield from begun
 
 
-def _threaded(load: Callable[[int], Batch], first: int, last: int, threads: int, ahead: int) -> Iterator[Batch]:
+def _threaded(load: Callable[[int], Any], first: int, last: int, threads: int, ahead: int) -> Iterator[Any]:
     import grain
 
     dataset = grain.MapDataset.range(first, last).map(lambda number: load(int(number)))

@@ -1,10 +1,13 @@
-"""Named rows: which table row belongs to which neuron, session and animal. Saved with the weights, extended without moving rows."""
+"""Named rows: which table row belongs to which neuron, session and animal. Saved with the weights, extended without moving rows.
+
+Adding, dropping, merging and reordering sessions make another vocabulary; `training.rows.carry` moves a model's rows to it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +53,41 @@ class Vocabulary:
             entries.append(SessionEntry(key, str(summary["animal"]), int(summary["n_neurons"]), row))
             row += int(summary["n_neurons"])
         return Vocabulary(tuple(entries))
+
+    def dropped(self, keys: Sequence[str]) -> Vocabulary:
+        """Without some sessions; those behind them move up."""
+        for key in keys:
+            self.session_row(key)
+        left = [entry.key for entry in self.sessions if entry.key not in keys]
+        if not left:
+            raise UserError(
+                "dropping every session would leave a model of no mouse", way_out="keep one session or more"
+            )
+        return self.ordered(left)
+
+    def ordered(self, keys: Sequence[str]) -> Vocabulary:
+        """The named sessions in this order, and no others."""
+        if len(set(keys)) < len(keys):
+            raise UserError("vocabulary: a session is named twice", way_out="name each session once")
+        return Vocabulary(()).extended(self._summaries(keys))
+
+    def merged(self, other: Vocabulary) -> Vocabulary:
+        """These sessions, then those of `other` that are not among them. UserError where both have a session that differs."""
+        for entry in other.sessions:
+            mine = self.entry(entry.key) if entry.key in self else entry
+            if (mine.animal, mine.n_neurons) != (entry.animal, entry.n_neurons):
+                raise UserError(
+                    f"session {entry.key}: {mine.n_neurons} neurons of animal {mine.animal} in one model, "
+                    f"{entry.n_neurons} of {entry.animal} in the other",
+                    way_out="they are different recordings: ingest one of them under another key, or drop it (--drop)",
+                )
+        return self.extended(other._summaries([entry.key for entry in other.sessions]))
+
+    def _summaries(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {key: dataclasses.asdict(self.entry(key)) for key in keys}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._session_rows
 
     @property
     def n_neurons(self) -> int:

@@ -74,12 +74,14 @@ class WindowIndex:
         blanks: Blanks = "follow",
         rule: Rule = "spans",
         leave_out: Mapping[str, Container[str]] | None = None,
+        minutes: float = 0.0,
     ) -> WindowIndex:
         """All windows that start every `stride_s` seconds.
 
         `rule` "spans" starts anew in each span (a maximal stretch of allowed trials); "experanto" takes every so many of the
         starts that experanto allows. Trials whose stimulus (by content) is in `leave_out` of their session count as of another
-        tier. Raises UserError if there is no window at all.
+        tier. `minutes`: of each session only the earliest so many of these tiers (0: all); the windows of few minutes are among
+        those of more. Raises UserError if there is no window at all.
         """
         if stride_s <= 0:
             raise UserError(f"window stride of {stride_s} s", way_out="use a positive number of seconds")
@@ -87,6 +89,10 @@ class WindowIndex:
             raise UserError(f"window rule {rule!r}", way_out=f"use one of {', '.join(get_args(Rule))}")
         if rule == "experanto" and leave_out:
             raise UserError("experanto's windows leave no stimulus out", way_out="set --config.data.leave_out=nothing")
+        if minutes < 0:
+            raise UserError(f"config: data.minutes is {minutes:g}", way_out="use a positive number, or 0 for all")
+        if rule == "experanto" and minutes:
+            raise UserError("experanto's windows are not limited in minutes", way_out="set --config.data.windows=spans")
         stride = 1 if rule == "spans" else _grid_steps(stride_s, grid)
 
         def spans_of(key: str) -> _Spans:
@@ -96,14 +102,17 @@ class WindowIndex:
             out = None
             if leave_out and leave_out[key]:
                 out = np.array([content in leave_out[key] for content in store.trial_contents(key).tolist()], bool)
-            return _own_spans(tier_spans(recording, tiers, blanks=blanks, leave_out=out), grid.seconds, stride_s)
+            spans = tier_spans(recording, tiers, blanks=blanks, leave_out=out)
+            return _own_spans(earliest(spans, 60 * minutes) if minutes else spans, grid.seconds, stride_s)
 
         with ThreadPoolExecutor(READERS) as pool:  # a store in the cloud answers many at once
             found = dict(zip(sessions, pool.map(spans_of, sessions), strict=True))
         used = [key for key in sessions if found[key].n.sum()]
         if not used:
+            among = f" in their first {minutes:g} minutes" if minutes else ""
             raise UserError(
-                f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions ({few(sessions, 3)})",
+                f"no window of {grid.seconds:g} s in tiers {', '.join(tiers)} of {len(sessions)} sessions ({few(sessions, 3)})"
+                + among,
                 way_out="`omnimouse-jax inspect STORE` lists the tiers and hours of each session",
             )
         columns = [np.concatenate(column) for column in zip(*(found[key] for key in used), strict=True)]
@@ -197,6 +206,14 @@ class _Spans(NamedTuple):
     step: Float[np.ndarray, " spans"]
     shift: Int[np.ndarray, " spans"]
     n: Int[np.ndarray, " spans"]
+
+
+def earliest(spans: Float[np.ndarray, "_ 2"], seconds: float) -> Float[np.ndarray, "_ 2"]:
+    """The first `seconds` of some spans in order of time: the span that holds the end is cut there, later ones are dropped."""
+    length = spans[:, 1] - spans[:, 0]
+    left = np.clip(seconds - (np.cumsum(length) - length), 0.0, length)
+    cut = np.stack([spans[:, 0], np.where(left < length, spans[:, 0] + left, spans[:, 1])], axis=1)
+    return cut[left > 0]
 
 
 def _own_spans(spans: Float[np.ndarray, "_ 2"], seconds: float, stride_s: float) -> _Spans:

@@ -8,18 +8,20 @@ import jax
 import numpy as np
 
 from omnimouse_jax import __version__
-from omnimouse_jax.model import counts, flops
+from omnimouse_jax.model import counts
+from omnimouse_jax.model.flops import train_flops
 from omnimouse_jax.tokens.pipeline import TrainingBatches
 from omnimouse_jax.training.setup import Parts
 
 
-def of_data(parts: Parts, batches: TrainingBatches) -> dict[str, Any]:
-    """What the run saw, in the ledger's columns."""
+def of_data(parts: Parts, batches: TrainingBatches, steps: int) -> dict[str, Any]:
+    """What the run saw in so many steps, in the ledger's columns."""
     config = parts.config
     sessions = parts.store.chosen(config.data.sessions)  # the tables may have more
     summaries = [parts.store.summary(key) for key in sessions]
-    hours = [sum(s["tier_hours"].get(tier, 0.0) for tier in config.data.tiers) for s in summaries]
-    windows_seen = config.train.steps * config.data.batch_size
+    most = config.data.minutes / 60 or np.inf
+    hours = [min(most, sum(s["tier_hours"].get(tier, 0.0) for tier in config.data.tiers)) for s in summaries]
+    windows_seen = steps * config.data.batch_size
     return {
         "n_sessions": len(sessions),
         "n_animals": len({s["animal"] for s in summaries}),
@@ -39,15 +41,17 @@ def of_data(parts: Parts, batches: TrainingBatches) -> dict[str, Any]:
     }
 
 
-def of_work(parts: Parts, batches: TrainingBatches) -> dict[str, Any]:
-    """What the run's windows cost, in expectation over the drawn regimes.
+def of_work(parts: Parts, batches: TrainingBatches, steps: int) -> dict[str, Any]:
+    """What the windows of so many steps cost, in expectation over the drawn regimes.
 
-    `flops` are the model's: three forward passes of exact shapes for every window, whatever the programs compute beyond that.
-    Covers add a share of `padding_flops`.
+    `flops` are the model's: three forward passes of exact shapes for every window (two where the core is frozen, whose parameters
+    need no gradient), whatever the programs compute beyond that. Covers add a share of `padding_flops`.
     """
-    exact, paid = batches.plan.expected(lambda layout: flops.train_flops(parts.model, layout))
-    windows = parts.config.train.steps * parts.config.data.batch_size
-    return {"flops": windows * exact, "programs": len(batches.plan.programs), "padding_flops": paid / exact - 1}
+    exact, paid = batches.plan.expected(lambda layout: train_flops(parts.model, layout))
+    windows = steps * parts.config.data.batch_size
+    passes = 1.0 if {"core", "adapters"} & {*parts.trained.parts} else 2 / 3
+    flops = windows * exact * passes
+    return {"flops": flops, "programs": len(batches.plan.programs), "padding_flops": paid / exact - 1}
 
 
 def _mean_tokens(parts: Parts, batches: TrainingBatches) -> float:

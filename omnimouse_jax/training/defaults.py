@@ -30,6 +30,7 @@ def base(size: str = "1M") -> ConfigDict:
     config.data.stride_s = 1 / 30  # seconds between the starts of neighbouring training windows
     config.data.blanks = "follow"  # blank screens between trials: "follow", "none" or "all"
     config.data.windows = "spans"  # where windows start: anew in each stretch of trials, or where "experanto" lets them
+    config.data.minutes = 0.0  # of each session's training tiers, the first ones; 0: all
     config.data.leave_out = (
         "nothing"  # stimuli held out in the same "session", "animal" or "any" session are not trained on
     )
@@ -46,7 +47,15 @@ def base(size: str = "1M") -> ConfigDict:
     config.train.log_every = 50  # steps between lines of metrics.jsonl
     config.train.checkpoint_every = 5_000  # steps; a checkpoint is scored on the validation tier first
     config.train.keep = 2  # newest checkpoints kept beside the best one
+    config.train.keep_every = 0  # steps: checkpoints at multiples of it are kept for good (to anneal from); 0: none
+    config.train.keep_minutes = 0.0  # one checkpoint in so many minutes is kept for good; 0: none
     config.train.validation_tiers = ("validation",)
+    config.train.accumulate = 1  # micro-batches that a step's batch is computed in, one after another
+    config.train.regime_per = "step"  # one regime for a whole "step", or one for each "micro"-batch
+    config.train.nonfinite = "stop"  # a loss or gradient of NaN or Inf: "stop" the run, or "skip" the step and count it
+    config.train.patience = 0  # validations in a row without a better one after which a run ends; 0: never
+    config.train.trained = "all"  # or "tables": the core stays as it is; "adapters": but for low-rank additions to it
+    config.train.adapter_rank = 4  # of these
     config.train.programs = 32  # at most so many gradient programs, if the regimes allow it; 0: one per exact shape
     config.train.validation_windows = 256  # at most, spread over sessions and time; 0: no validation
 
@@ -67,7 +76,8 @@ def base(size: str = "1M") -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that share a batch; -1: all that are left
-    config.mesh.model = 1  # devices that share a matrix
+    config.mesh.fsdp = 1  # devices that share a batch and the core's parameters and moments
+    config.mesh.tensor = 1  # devices that share a matrix and the work on it
     return config
 
 

@@ -30,18 +30,21 @@ from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.classes import Plan, shown
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.pipeline import slots_for
+from omnimouse_jax.tokens.touched import Touched, most_rows
 from omnimouse_jax.tokens.vocabulary import ROW_MULTIPLE, SESSION_MULTIPLE, Vocabulary, padded
 from omnimouse_jax.training import optim
 from omnimouse_jax.training.chips import Chip
 from omnimouse_jax.training.defaults import model_config
-from omnimouse_jax.training.objective import loss_sums
-from omnimouse_jax.training.parallel import batch_sharding, local_rows, make_mesh, replicated
+from omnimouse_jax.training.objective import LossCounts, loss_sums
+from omnimouse_jax.training.parallel import batch_sharding, batch_shards, local_rows, make_mesh, replicated
 from omnimouse_jax.training.setup import regimes_of
 from omnimouse_jax.training.step import (
     Capacity,
+    abstract_gradients,
     abstract_model,
     abstract_state,
     gradient_program,
+    gradient_shardings,
     state_shardings,
     update_program,
 )
@@ -83,20 +86,20 @@ class Memory:
 
 def examine(
     config: ConfigDict,
-    data: int,
-    model: int,
+    axes: tuple[int, int, int],
     device_memory: float | None,
     chip: Chip | None,
     counts: tuple[int, int, int] | None,
 ) -> dict[str, Any]:
     """Everything `omnimouse-jax doctor` says, as plain numbers: bytes, operations, seconds.
 
-    counts: neurons, sessions, animals of the tables; None: those of the config's store. Needs data * model jax devices of any
-    kind. Raises UserError for a config that cannot be run on such a mesh.
+    axes: sizes of the mesh's axes. counts: neurons, sessions, animals of the tables; None: those of the config's store. Needs as
+    many jax devices as the mesh has, of any kind. Raises UserError for a config that cannot be run on such a mesh.
     """
-    mesh, shape = make_mesh(data, model), model_config(config.model)
-    batch_size, dtype = config.data.batch_size, shape.compute_dtype
-    local_rows(mesh, batch_size)
+    mesh, shape = make_mesh(*axes), model_config(config.model)
+    batch_size, micro_batches, dtype = config.data.batch_size, config.train.accumulate, shape.compute_dtype
+    windows, shards = batch_size // micro_batches, batch_shards(mesh)  # of a micro-batch
+    local_rows(mesh, windows)
     notes = []
     if counts is None:
         store = Store.open(config.data.store)
@@ -105,12 +108,18 @@ def examine(
         slots = min(slots, shape.max_neurons or slots)
     else:
         capacity = Capacity(*map(padded, counts, MULTIPLES))
-        slots = shape.max_neurons or slots_for(-(-max(1, counts[0]) // counts[1]))
+        each = -(-max(1, counts[0]) // counts[1])  # neurons of a session
+        alike = {str(i): {"animal": "", "n_neurons": each} for i in range(min(counts[1], batch_size))}
+        slots, vocabulary = shape.max_neurons or slots_for(each), Vocabulary.of(alike)
         if not counts[0]:
             notes.append("tables hold next to nothing: pass --store, or --neurons and --sessions")
     plan = plan_of(shape, regimes_of(config.regimes, shape.grid), slots, config.train.programs)
     layout = heaviest(shape, plan)
-    found, counted = memory(shape, capacity, layout, batch_size, mesh), work(shape, capacity, layout, batch_size, mesh)
+    keys = [entry.key for entry in vocabulary.sessions]
+    rows = min(most_rows(vocabulary, keys, batch_size, slots, config.optimizer.rows), capacity.neurons)
+    touched = abstract_touched(rows, batch_size, mesh)
+    found = memory(shape, capacity, layout, windows, touched, mesh)
+    counted = work(shape, capacity, layout, windows, touched, mesh)
     exact, paid = plan.expected(lambda each: total_flops(shape, each))
     counted["mean_share"] = paid / total_flops(shape, layout)
     sizes = parameter_counts(shape, capacity.neurons, capacity.sessions, capacity.animals)
@@ -119,7 +128,7 @@ def examine(
         "tables": sizes["tables"],
         "compute_dtype": dtype,
         "remat": shape.remat,
-        "mesh": [data, model],
+        "mesh": list(axes),
         "batch_size": batch_size,
         "programs": {
             "regimes": len(plan.regimes),
@@ -129,7 +138,7 @@ def examine(
         },
         "memory": {**dataclasses.asdict(found), "most": found.most, "least": found.least},
         "work": counted,
-        "loader": {"batch_bytes": found.batch * data},
+        "loader": {"batch_bytes": found.batch * shards * micro_batches},
         "notes": notes,
         "device_memory": device_memory,
         "verdict": None,
@@ -138,28 +147,29 @@ def examine(
     if dtype == "bfloat16":
         notes.append("a CPU's compiler holds bfloat16 values as float32 in places: its plan is rather too high")
     if chip is not None:
-        seconds = {k: v * counted["mean_share"] for k, v in step_seconds(counted, chip, dtype).items()}
+        mean = counted["mean_share"] * micro_batches
+        seconds = {k: v * mean for k, v in step_seconds(counted, chip, dtype).items()}
         rate = 1 / seconds["likely"]
         told |= {"chip": chip.name, "seconds_per_step": seconds, "assumed_efficiency": ASSUMED_EFFICIENCY}
-        told["loader"] |= {"windows_per_s": rate * batch_size, "bytes_per_s": rate * found.batch * data}
+        told["loader"] |= {"windows_per_s": rate * batch_size, "bytes_per_s": rate * told["loader"]["batch_bytes"]}
     if device_memory is not None:
-        told |= _judged(found, device_memory, batch_size, data)
+        told |= _judged(found, device_memory, windows, shards)
         if told["verdict"] != "fits":
-            for change, other, windows in knobs(shape, batch_size, data):
-                changed = memory(other, capacity, layout, windows, mesh)
+            for change, other, fewer in knobs(shape, windows, shards, micro_batches):
+                changed = memory(other, capacity, layout, fewer, touched, mesh)
                 told["knobs"].append(
                     {"change": change, "most": changed.most, "verdict": verdict(changed, device_memory)}
                 )
     return told
 
 
-def _judged(found: Memory, device_memory: float, batch_size: int, data: int) -> dict[str, Any]:
+def _judged(found: Memory, device_memory: float, windows: int, shards: int) -> dict[str, Any]:
     """The verdict and why."""
     usable, word = USABLE * device_memory, verdict(found, device_memory)
     share = f"{found.most / usable:.2f} of the usable memory ({100 * USABLE:.0f} % of {device_memory / 1e9:g} GB)"
     if word == "fits":
-        per_window = (found.batch + found.activations) * data / batch_size
-        more = int((usable - found.most) / per_window) * data
+        per_window = (found.batch + found.activations) * shards / windows
+        more = int((usable - found.most) / per_window) * shards
         return {"verdict": word, "reason": f"{share}; about {more} more windows a step would fit too"}
     if word == "tight":
         return {"verdict": word, "reason": f"between {found.least / usable:.2f} and {share}; what brings it down:"}
@@ -174,37 +184,45 @@ def heaviest(config: ModelConfig, plan: Plan) -> Layout:
 
 
 def memory(
-    config: ModelConfig, capacity: Capacity, layout: Layout, batch_size: int, mesh: Mesh, platform: str = "gpu"
+    config: ModelConfig,
+    capacity: Capacity,
+    layout: Layout,
+    windows: int,
+    touched: Touched,
+    mesh: Mesh,
+    platform: str = "gpu",
 ) -> Memory:
-    """What a step of this program takes on each device of the mesh."""
+    """What a step of this program, over so many windows at a time, takes on each device of the mesh."""
     state, where = abstract_state(config, capacity), state_shardings(config, capacity, mesh)
     core, tables = (_bytes_per_device(state.params[part], where.params[part]) for part in ("core", "tables"))
-    batch = abstract_batch(config, layout, batch_size, mesh)
+    moments = sum(_bytes_per_device(getattr(state.opt, k), getattr(where.opt, k)) for k in state.opt._fields)
+    grads = _placed(abstract_gradients(state.params, touched), gradient_shardings(where.params, mesh))
+    batch = abstract_batch(config, layout, windows, mesh)
     of_batch = _bytes_per_device(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch))
-    gradient = _compiled(config, capacity, layout, batch, mesh, platform).memory_analysis()
-    grads = _placed(state.params, where.params)
-    rows = (batch.session_rows, batch.row_mask)
-    owner = jax.ShapeDtypeStruct((capacity.neurons,), jnp.int32, sharding=replicated(mesh))
+    gradient = _compiled(config, capacity, layout, batch, touched, mesh, platform).memory_analysis()
     update = update_program(config, capacity, optim.AdamW(), mesh).jitted
-    updating = update.lower(_placed(state, where), grads, *rows, owner).compile(QUICK).memory_analysis()
+    numbers = (_number(mesh, jnp.float32), _number(mesh, jnp.int32))
+    updating = update.lower(_placed(state, where), grads, touched, *numbers).compile(QUICK).memory_analysis()
     with assume(platform):
         kept = _kept(config, capacity, layout, batch) / mesh.size  # at best, nothing is kept twice
     return Memory(
         parameters=core,
         tables=tables,
-        optimizer=2 * (core + tables),
-        gradients=core + tables,
+        optimizer=moments,
+        gradients=_bytes_per_device(grads, jax.tree.map(lambda x: x.sharding, grads)),
         batch=of_batch,
         activations=float(max(gradient.temp_size_in_bytes, updating.temp_size_in_bytes)),
         activations_least=kept,
     )
 
 
-def work(config: ModelConfig, capacity: Capacity, layout: Layout, batch_size: int, mesh: Mesh) -> dict[str, float]:
+def work(
+    config: ModelConfig, capacity: Capacity, layout: Layout, windows: int, touched: Touched, mesh: Mesh
+) -> dict[str, float]:
     """Operations, and bytes read and written, of one device in a gradient of this program, as the compiler counts them."""
     counted = dataclasses.replace(config, scan_layers=False, attention="blocks_unlooped")
-    batch = abstract_batch(config, layout, batch_size, mesh)
-    told = _compiled(counted, capacity, layout, batch, mesh, "gpu").cost_analysis() or {}
+    batch = abstract_batch(config, layout, windows, mesh)
+    told = _compiled(counted, capacity, layout, batch, touched, mesh, "gpu").cost_analysis() or {}
     return {"flops": float(told.get("flops", np.nan)), "bytes": float(told.get("bytes accessed", np.nan))}
 
 
@@ -227,16 +245,23 @@ def verdict(found: Memory, device_memory: float) -> str:
     return "fits" if found.most <= usable else "does not fit" if found.least > usable else "tight"
 
 
-def knobs(config: ModelConfig, batch_size: int, data: int) -> Iterable[tuple[str, ModelConfig, int]]:
-    """What to change for less memory: (how to say it, the changed config, the changed batch size)."""
+def knobs(config: ModelConfig, windows: int, shards: int, micro_batches: int) -> Iterable[tuple[str, ModelConfig, int]]:
+    """What to change for less memory: (how to say it, the changed config, the changed windows of a micro-batch)."""
     for remat in ("layer", "cycle"):
         if config.remat == "none":
-            yield f"--config.model.remat={remat}", dataclasses.replace(config, remat=remat), batch_size
+            yield f"--config.model.remat={remat}", dataclasses.replace(config, remat=remat), windows
     if config.compute_dtype == "float32":
         half = dataclasses.replace(config, compute_dtype="bfloat16")
-        yield "--config.model.compute_dtype=bfloat16", half, batch_size
-    if batch_size // 2 >= data and batch_size // 2 % data == 0:
-        yield f"--config.data.batch_size={batch_size // 2}", config, batch_size // 2
+        yield "--config.model.compute_dtype=bfloat16", half, windows
+    if windows // 2 >= shards and windows // 2 % shards == 0:
+        yield f"--config.train.accumulate={2 * micro_batches}", config, windows // 2
+
+
+def abstract_touched(n_rows: int, batch_size: int, mesh: Mesh) -> Touched:
+    """Shapes of the rows that a step touches."""
+    where = replicated(mesh)
+    neurons, windows = (jax.ShapeDtypeStruct((n,), jnp.int32, sharding=where) for n in (n_rows, batch_size))
+    return Touched(neurons, neurons, windows, windows)  # type: ignore[arg-type]
 
 
 def abstract_batch(config: ModelConfig, layout: Layout, rows: int, mesh: Mesh) -> Batch:
@@ -264,13 +289,26 @@ def abstract_batch(config: ModelConfig, layout: Layout, rows: int, mesh: Mesh) -
     return Batch(**fields)
 
 
-def _compiled(config: ModelConfig, capacity: Capacity, layout: Layout, batch: Batch, mesh: Mesh, platform: str) -> Any:
+def _compiled(
+    config: ModelConfig,
+    capacity: Capacity,
+    layout: Layout,
+    batch: Batch,
+    touched: Touched,
+    mesh: Mesh,
+    platform: str,
+) -> Any:
     where = state_shardings(config, capacity, mesh)
     params = _placed(abstract_state(config, capacity).params, where.params)
-    number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    number, count = _number(mesh, jnp.int32), _number(mesh, jnp.float32)
     program = gradient_program.__wrapped__(config, capacity, layout, mesh).jitted  # traced anew, for that platform
     with assume(platform):
-        return program.lower(params, batch, number, number).compile(QUICK)
+        lowered = program.lower(params, batch, touched, LossCounts(count, count), number, number, number)
+        return lowered.compile(QUICK)
+
+
+def _number(mesh: Mesh, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), dtype, sharding=replicated(mesh))
 
 
 def _kept(config: ModelConfig, capacity: Capacity, layout: Layout, batch: Batch) -> float:

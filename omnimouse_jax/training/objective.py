@@ -13,6 +13,13 @@ from omnimouse_jax.model.omnimouse import Predictions
 from omnimouse_jax.tokens.layout import Layout
 
 
+class LossCounts(NamedTuple):
+    """How many elements are scored."""
+
+    response: Any
+    behavior: Any
+
+
 class LossSums(NamedTuple):
     """Sums over scored elements and how many there were, all float32 scalars."""
 
@@ -21,13 +28,17 @@ class LossSums(NamedTuple):
     behavior: Array
     behavior_count: Array
 
-    def means(self, config: ModelConfig, maximum: Callable[..., Any] = jnp.maximum) -> dict[str, Any]:
+    def means(
+        self, config: ModelConfig, maximum: Callable[..., Any] = jnp.maximum, others: LossCounts | None = None
+    ) -> dict[str, Any]:
         """Total = mean response loss + weight * mean behaviour loss; a part without targets counts as 0.
 
-        On the host pass `maximum=np.maximum` to stay in float64.
+        `others`: elements scored in the other micro-batches of a step; then these are shares of the step's means, and add up to
+        them. On the host pass `maximum=np.maximum` to stay in float64.
         """
-        response = self.response / maximum(self.response_count, 1.0)
-        behavior = self.behavior / maximum(self.behavior_count, 1.0)
+        of_others = LossCounts(0.0, 0.0) if others is None else others
+        response = self.response / maximum(self.response_count + of_others.response, 1.0)
+        behavior = self.behavior / maximum(self.behavior_count + of_others.behavior, 1.0)
         return {
             "loss": response + config.behavior_loss_weight * behavior,
             "loss/responses": response,
@@ -55,6 +66,20 @@ def loss_sums(predictions: Predictions, batch, layout: Layout, config: ModelConf
         behavior = jnp.sum(jnp.where(mask_BxCxT, element, 0.0))
         behavior_count = jnp.sum(mask_BxCxT, dtype=jnp.float32)
     return LossSums(response, response_count, behavior, behavior_count)
+
+
+def loss_counts(batch, layout: Layout) -> LossCounts:
+    """The counts of `loss_sums`, which need no prediction."""
+    zero = jnp.float32(0)
+    response = zero
+    for rectangle in layout.targets:
+        samples = slice(rectangle.first_sample, rectangle.last_sample)
+        neurons = slice(rectangle.first_neuron, rectangle.last_neuron)
+        mask_BxSxN = batch.response_mask[:, samples, neurons] & batch.row_mask[:, None, None]
+        response += jnp.sum(mask_BxSxN, dtype=jnp.float32)
+    mask_BxCxT = batch.behavior_mask & batch.row_mask[:, None, None]
+    behavior = jnp.sum(mask_BxCxT, dtype=jnp.float32) if layout.behavior == "target" else zero
+    return LossCounts(response, behavior)
 
 
 def response_loss(predicted: Array, target: Array, config: ModelConfig) -> Array:

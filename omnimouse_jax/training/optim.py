@@ -4,6 +4,8 @@ Each group is clipped to a global norm of its own. What a step does not use is n
 it counts Adam steps of its own (arXiv 2604.18827; spec: model, section 8). That holds for absent sessions, for animals, and for
 parameters that a regime leaves out (the video's where no frame is visible, neurons' biases where no response is asked for), all
 recognised by a gradient of exactly zero. Animal rows belong to the shared group, as there.
+
+Gradients of tables are those of the rows that a step touches (`tokens.touched`); everything else of a table stays where it is.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
+
+from omnimouse_jax.tokens.touched import Touched, Update
+from omnimouse_jax.training import tables
+from omnimouse_jax.training.tables import SESSION_TABLES, Tabled
 
 Tree = Any
-
-#: Tables whose rows belong to one session; every other parameter is shared.
-SESSION_TABLES = ("neuron_embedding", "neuron_bias", "session_embedding")
 
 
 class Group(NamedTuple):
@@ -40,15 +44,15 @@ class AdamW(NamedTuple):
     warmup_from: float = 1e-7
     total_steps: int = 1_000_000
     anneal_steps: int = 0
+    rows: Update = "session"  # which rows of a step's sessions are updated: see `tokens.touched.Update`
 
 
 class OptState(NamedTuple):
-    """Moments like the parameters; steps taken by each shared parameter (each row of animals), and by each session's tables."""
+    """Moments like the parameters that are trained, and how many steps each has taken."""
 
     mean: Tree
     square: Tree
-    shared_steps: Tree  # () int32 arrays like the shared parameters; (animals,) for their table
-    session_steps: dict[str, Any]  # table -> (sessions,) int32 array
+    steps: Tree  # () int32 arrays like the parameters; (rows,) for a table
 
 
 def schedule(step: Array, peak: float, settings: AdamW) -> Array:
@@ -62,101 +66,81 @@ def schedule(step: Array, peak: float, settings: AdamW) -> Array:
     return rate
 
 
-def init(params: Tree, n_sessions: int) -> OptState:
-    """Zero moments for `params` = {"core": ..., "tables": ...}; `n_sessions` is the session table's capacity."""
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    steps = jax.tree.map(lambda used: jnp.zeros(used.shape, jnp.int32), used_by(split(params)[0]))
-    of_sessions = {name: jnp.zeros(n_sessions, jnp.int32) for name in SESSION_TABLES}
-    return OptState(zeros, jax.tree.map(jnp.zeros_like, params), steps, of_sessions)
+def init(params: Tree) -> OptState:
+    """Zero moments and counts for the parameters that are trained: {"tables": ...} and what else of a model is."""
+    zeros, again = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+    steps = {part: jax.tree.map(lambda _: jnp.int32(0), tree) for part, tree in params.items()}
+    steps["tables"] = {name: jnp.zeros(len(table), jnp.int32) for name, table in params["tables"].items()}
+    return OptState(zeros, again, steps)
 
 
 def update(
-    grads: Tree, state: OptState, params: Tree, step: Array, present: Array, owner: Array, settings: AdamW
+    grads: Tree,
+    state: OptState,
+    params: Tree,
+    step: Array,
+    touched: Touched,
+    ok: Array,
+    settings: AdamW,
+    mesh: Mesh | None = None,
 ) -> tuple[Tree, OptState, dict[str, Array]]:
-    """One step.
+    """One step, or none if `ok` is False or a gradient is not finite.
 
-    present: (sessions,) bool, sessions with a row in this batch. owner: (neuron rows,) int, session of each neuron row, equal to
-    `sessions` at padding. Returns new params, new state and the two gradient norms (before clipping) and rates.
+    grads: like the trained `params`, but of tables the rows of `touched`. Returns new params, new state, and the two gradient norms
+    (before clipping), the learning rate, and `finite`: whether the step was taken.
     """
-    used = used_by(split(grads)[0])
-    grads_shared, grads_session = (_clipped(group, settings.clip_norm) for group in split(grads))
-    mean_shared, mean_session = split(state.mean)
-    square_shared, square_session = split(state.square)
-    params_shared, params_session = split(params)
-    shared_steps = jax.tree.map(lambda steps, moved: steps + moved.astype(jnp.int32), state.shared_steps, used)
-    row_owner = {name: jnp.arange(len(present)) if name == "session_embedding" else owner for name in SESSION_TABLES}
-    present_in = {
-        name: present & _sessions_used(g, row_owner[name], len(present)) for name, g in grads_session.tree.items()
-    }
-    session_steps = {name: state.session_steps[name] + here.astype(jnp.int32) for name, here in present_in.items()}
+    shared, session = (_clipped(group, settings.clip_norm) for group in split(grads))
+    finite = ok & jnp.isfinite(shared.norm) & jnp.isfinite(session.norm)
     rate_shared = schedule(step, settings.shared.learning_rate, settings)
     rate_session = schedule(step, settings.session.learning_rate, settings)
 
-    def moved(keep: Array, steps: Array, rate: Array, group: Group, g: Array, m: Array, v: Array, p: Array) -> Moved:
-        """After a step where `keep`, which is one for all of the parameter or one a row; as before elsewhere."""
-        keep, steps = (x.reshape(x.shape + (1,) * (p.ndim - x.ndim)) for x in (keep, jnp.maximum(steps, 1)))
-        new = _adamw(g, m, v, p, steps.astype(jnp.float32), rate, group, settings)
-        return Moved(*(jnp.where(keep, after, before) for after, before in zip(new, (p, m, v), strict=True)))
+    new_tables: dict[str, Tabled] = {}
+    used = tables.used_together(grads["tables"], touched)
+    for name, table in params["tables"].items():
+        ours = name in SESSION_TABLES
+        group, rate = (settings.session, rate_session) if ours else (settings.shared, rate_shared)
+        g = session.tree[name] if ours else shared.tree["tables"][name]
+        old = Tabled(table, *(part["tables"][name] for part in state))
+        keep = used[name] & finite
+        new_tables[name] = tables.write(name, old, g, keep, touched, _mover(rate, group, settings), mesh)
 
-    def session(name: str, g: Array, m: Array, v: Array, p: Array) -> Moved:
-        rows_present = jnp.append(present_in[name], False)[row_owner[name]]
-        rows_steps = jnp.append(session_steps[name], 1)[row_owner[name]]
-        return moved(rows_present, rows_steps, rate_session, settings.session, g, m, v, p)
+    def moved(keep: Array, g: Array, m: Array, v: Array, steps: Array, p: Array) -> Moved:
+        keep = keep & finite
+        after = steps + 1
+        new = _mover(rate_shared, settings.shared, settings)(g, m, v, p, after)
+        return Moved(*(jnp.where(keep, a, b) for a, b in zip((*new, after), (p, m, v, steps), strict=True)))
 
-    new_shared = jax.tree.map(
-        lambda keep, steps, *leaves: moved(keep, steps, rate_shared, settings.shared, *leaves),
-        used,
-        shared_steps,
-        grads_shared.tree,
-        mean_shared,
-        square_shared,
-        params_shared,
-    )
-    new_session = {
-        name: session(name, g, mean_session[name], square_session[name], params_session[name])
-        for name, g in grads_session.tree.items()
-    }
-    new = join(new_shared, new_session)
-    params, mean, square = (
-        jax.tree.map(lambda moved, part=part: getattr(moved, part), new, is_leaf=lambda x: isinstance(x, Moved))
-        for part in Moved._fields
-    )
+    new_params, new_state = dict(params), [dict(part) for part in state]
+    for part in shared.tree.keys() - {"tables"}:
+        trees = (used_by(grads[part]), shared.tree[part], *(s[part] for s in state), params[part])
+        new = jax.tree.map(moved, *trees)
+        leaves = (jax.tree.map(lambda m, i=i: m[i], new, is_leaf=lambda x: isinstance(x, Moved)) for i in range(4))
+        new_params[part], new_state[0][part], new_state[1][part], new_state[2][part] = leaves
+    for i, where in enumerate((new_params, *new_state)):
+        where["tables"] = {name: new[i] for name, new in new_tables.items()}
     told = {
-        "grad_norm/shared": grads_shared.norm,
-        "grad_norm/session": grads_session.norm,
+        "grad_norm/shared": shared.norm,
+        "grad_norm/session": session.norm,
         "learning_rate": rate_shared,
+        "finite": finite,
     }
-    return params, OptState(mean, square, shared_steps, session_steps), told
+    return new_params, OptState(*new_state), told
 
 
-def used_by(grads_shared: Tree) -> Tree:
-    """Which shared parameters a step uses, as () bools; (animals,) for their table.
+def used_by(grads: Tree) -> Tree:
+    """Which parameters a step uses, as () bools.
 
     The released model's latents are one parameter, so both kinds are used if either is.
     """
-    used = jax.tree.map(lambda g: jnp.any(g != 0), grads_shared["core"])
+    used = jax.tree.map(lambda g: jnp.any(g != 0), grads)
     latents = [name for name in ("latent", "latent_global") if name in used]
-    used = {**used, **dict.fromkeys(latents, jnp.any(jnp.array([used[name] for name in latents])))}
-    rows = {name: jnp.any(g != 0, axis=1) for name, g in grads_shared["tables"].items()}
-    return {"core": used, "tables": rows}
+    return {**used, **dict.fromkeys(latents, jnp.any(jnp.array([used[name] for name in latents])))}
 
 
-def _sessions_used(g: Array, owner: Array, n_sessions: int) -> Array:
-    """Which sessions have a gradient somewhere in their rows of a table."""
-    rows = jnp.any(g.reshape(len(g), -1) != 0, axis=1)
-    return jnp.zeros(n_sessions + 1, bool).at[owner].max(rows)[:-1]
-
-
-def split(params: Tree) -> tuple[Tree, dict[str, Any]]:
-    """{"core", "tables"} -> (shared parameters, per-session tables by name)."""
-    tables = params["tables"]
-    shared_tables = {name: table for name, table in tables.items() if name not in SESSION_TABLES}
-    return {"core": params["core"], "tables": shared_tables}, {name: tables[name] for name in SESSION_TABLES}
-
-
-def join(shared: Tree, session: dict[str, Any]) -> Tree:
-    """The inverse of `split`."""
-    return {"core": shared["core"], "tables": {**shared["tables"], **session}}
+def split(tree: Tree) -> tuple[Tree, dict[str, Any]]:
+    """Parameters or gradients -> (what is shared, per-session tables by name)."""
+    shared_tables = {name: table for name, table in tree["tables"].items() if name not in SESSION_TABLES}
+    return {**tree, "tables": shared_tables}, {name: tree["tables"][name] for name in SESSION_TABLES}
 
 
 class Clipped(NamedTuple):
@@ -167,11 +151,12 @@ class Clipped(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """A parameter and its moments after a step."""
+    """A parameter, its moments and its count after a step."""
 
     param: Array
     mean: Array
     square: Array
+    steps: Array
 
 
 def _clipped(grads: Tree, clip_norm: float) -> Clipped:
@@ -180,10 +165,15 @@ def _clipped(grads: Tree, clip_norm: float) -> Clipped:
     return Clipped(jax.tree.map(lambda g: g * factor, grads), norm)
 
 
-def _adamw(g: Array, m: Array, v: Array, p: Array, steps: Array, rate: Array, group: Group, settings: AdamW) -> Moved:
-    m = settings.b1 * m + (1 - settings.b1) * g
-    v = settings.b2 * v + (1 - settings.b2) * jnp.square(g)
-    m_hat = m / (1 - settings.b1**steps)
-    v_hat = v / (1 - settings.b2**steps)
-    p = p - rate * (m_hat / (jnp.sqrt(v_hat) + settings.eps) + group.weight_decay * p)
-    return Moved(p, m, v)
+def _mover(rate: Array, group: Group, settings: AdamW) -> Any:
+    """(gradient, mean, square, parameter, steps taken with this one) -> (parameter, mean, square) by AdamW."""
+
+    def move(g: Array, m: Array, v: Array, p: Array, steps: Array) -> tuple[Array, Array, Array]:
+        count = steps.astype(jnp.float32)
+        m = settings.b1 * m + (1 - settings.b1) * g
+        v = settings.b2 * v + (1 - settings.b2) * jnp.square(g)
+        m_hat = m / (1 - settings.b1**count)
+        v_hat = v / (1 - settings.b2**count)
+        return p - rate * (m_hat / (jnp.sqrt(v_hat) + settings.eps) + group.weight_decay * p), m, v
+
+    return move

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.model.config import SIZES, ModelConfig
 from omnimouse_jax.model.reference import check_constants, constants, flatten, load_state, save_state
@@ -37,11 +36,13 @@ from omnimouse_jax.model.reference_files import (
 from omnimouse_jax.model.reference_sizes import Sketch, animals_by_session, config_by_shapes, neurons_by_session
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.training import optim, track
+from omnimouse_jax.training import adapters, optim, track
+from omnimouse_jax.training.branch import start_run_from
 from omnimouse_jax.training.checkpoint import IMPORTED, Checkpoints, restore_target
 from omnimouse_jax.training.defaults import base
 from omnimouse_jax.training.parallel import make_mesh
-from omnimouse_jax.training.step import Capacity, TrainState
+from omnimouse_jax.training.resume import config_of
+from omnimouse_jax.training.step import Capacity, Trained, TrainState
 
 #: A run made of released weights is meant to be fine-tuned: a short run with a short warm-up, unless its owner says more.
 STEPS, WARMUP_STEPS = 10_000, 100
@@ -94,17 +95,12 @@ def import_run(
     if recordings is not None and len(there) < max(len(recordings.keys), len(sessions)):
         run.data.sessions = run.evaluation.sessions = there
     run.train.steps, run.optimizer.warmup_steps = STEPS, WARMUP_STEPS
-    meta = {"config": run.to_dict(), "vocabulary": vocabulary.to_json(), "version": __version__}
     params = jax.tree.map(jnp.asarray, loaded.params)
     written = save_state(config, loaded.params, vocabulary)
     kept = {name: value for name, value in found.state.items() if name not in written}
 
     def write(folder: Path) -> None:
-        saved = Checkpoints(folder)
-        saved.save(TrainState(params, optim.init(params, vocabulary.session_capacity), jnp.int32(0)), meta, None)
-        saved.close()
-        track.write_json(folder / "config.json", meta["config"])
-        track.write_json(folder / "vocabulary.json", meta["vocabulary"])
+        start_run_from(folder, run, TrainState(params, optim.init(params), jnp.int32(0)), vocabulary, parent={})
         np.savez(folder / IMPORTED, **cast(Any, kept))
 
     _write_folder(out, write)
@@ -123,7 +119,8 @@ def export_run(run: Path, out: Path, checkpoint: str = "") -> list[str]:
     if (newest := saved.latest()) is None:
         raise UserError(f"run {run}: no checkpoint yet", way_out="train it until one is saved")
     meta = saved.meta(newest)
-    number = saved.step_named(checkpoint or meta["config"]["evaluation"]["checkpoint"])
+    run_config = config_of(meta)
+    number = saved.step_named(checkpoint or run_config.evaluation.checkpoint)
     config = ModelConfig.of(meta["config"]["model"])
     vocabulary = Vocabulary.from_json(meta["vocabulary"])
     fields = reference_config(config)
@@ -132,8 +129,11 @@ def export_run(run: Path, out: Path, checkpoint: str = "") -> list[str]:
             f"run {run}: no animal embeddings, though sessions share animals: the released model always has them then",
             way_out="train with --config.model.animal_embeddings=True",
         )
-    params = saved.restore(number, restore_target(config, Capacity.of(vocabulary), make_mesh(1, 1))).params
+    trained = Trained.of(run_config.train.trained, run_config.train.adapter_rank)
+    target = restore_target(config, Capacity.of(vocabulary), make_mesh(1, 1, 1), trained)
+    params = saved.restore_params(number, target.params)
     saved.close()
+    params["core"] = adapters.added(params["core"], params.get("adapters", {}))  # the released model has none
     state = save_state(config, jax.tree.map(np.asarray, params), vocabulary)
     recomputed, unused = constants(config), _unused(config)
     imported = read_npz(run / IMPORTED) if (run / IMPORTED).exists() else {}

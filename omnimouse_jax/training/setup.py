@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -19,15 +19,17 @@ from omnimouse_jax.model.config import ModelConfig
 from omnimouse_jax.recordings.leaks import left_out
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens import regimes
+from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.grid import Grid
 from omnimouse_jax.tokens.pipeline import Cutter, EvaluationBatches, slots_for
 from omnimouse_jax.tokens.regimes import Regime
+from omnimouse_jax.tokens.touched import Update
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.tokens.windows import WindowIndex
 from omnimouse_jax.training.defaults import model_config
 from omnimouse_jax.training.objective import LossSums
-from omnimouse_jax.training.parallel import make_mesh, put_batch
-from omnimouse_jax.training.step import Capacity, predict_program
+from omnimouse_jax.training.parallel import batch_shards, local_rows, make_mesh, put_batch
+from omnimouse_jax.training.step import ALL, Capacity, Trained, predict_program
 
 #: Fields that must be positive.
 AT_LEAST_ONE = (
@@ -38,8 +40,17 @@ AT_LEAST_ONE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.accumulate",
     "evaluation.batch_size",
 )
+#: Fields that take one of a few words.
+ONE_OF = {
+    "data.blanks": ("follow", "none", "all"),
+    "data.damaged": ("stop", "skip"),
+    "train.nonfinite": ("stop", "skip"),
+    "train.regime_per": ("step", "micro"),
+    "optimizer.rows": get_args(Update),
+}
 CACHE_VARIABLE = "OMNIMOUSE_COMPILE_CACHE"
 
 
@@ -53,6 +64,7 @@ class Parts:
     model: ModelConfig
     capacity: Capacity
     mesh: Mesh
+    trained: Trained = ALL
 
     def cutter(self, sessions: Sequence[str], at_most: int | None = None) -> Cutter:
         """Cuts batches with enough neuron slots for `sessions`, or for `at_most` sampled neurons."""
@@ -68,8 +80,9 @@ class Parts:
         tiers: Sequence[str],
         stride_s: float,
         leave_out: Mapping[str, frozenset[str]] | None = None,
+        minutes: float = 0.0,
     ) -> WindowIndex:
-        """Windows with something to learn or to score, less the stimuli that `leave_out` names by session.
+        """Windows with something to learn or to score, less the stimuli that `leave_out` names by session, in the first `minutes`.
 
         A session whose responses a benchmark withholds in all of these tiers is skipped, as one without such a tier is.
         UserError if none is left.
@@ -82,7 +95,8 @@ class Parts:
                 f"session {kept[0]}: the responses of tier {', '.join(tiers)} are withheld by the benchmark that it comes from",
                 way_out="name another tier",
             )
-        index = WindowIndex.of(self.store, rest, tiers, self.model.grid, stride_s, data.blanks, data.windows, leave_out)
+        rule = (data.blanks, data.windows, leave_out, minutes)
+        index = WindowIndex.of(self.store, rest, tiers, self.model.grid, stride_s, *rule)
         return dataclasses.replace(index, skipped=(*index.skipped, *kept))
 
     def _withholds(self, key: str, tiers: Sequence[str]) -> bool:
@@ -95,11 +109,11 @@ class Parts:
         config, data = self.config, self.config.data
         sessions = self.store.chosen(data.sessions)
         if data.leave_out == "nothing":
-            return self.windows(sessions, data.tiers, data.stride_s)
+            return self.windows(sessions, data.tiers, data.stride_s, minutes=data.minutes)
         held = {*config.train.validation_tiers, *config.evaluation.tiers} - {*data.tiers}
         out = left_out(self.store, sessions, tuple(config.evaluation.sessions) or sessions, held, data.leave_out)
         try:
-            return self.windows(sessions, data.tiers, data.stride_s, out)
+            return self.windows(sessions, data.tiers, data.stride_s, out, data.minutes)
         except UserError as error:
             raise UserError(
                 f"{error.what}, less stimuli that are held out (data.leave_out={data.leave_out})",
@@ -114,10 +128,16 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
         group, name = field.split(".")
         if config[group][name] < 1:
             raise UserError(f"config: {field} is {config[group][name]}", way_out="use a positive whole number")
-    if config.data.blanks not in ("follow", "none", "all"):
-        raise UserError(f"config: data.blanks is {config.data.blanks!r}", way_out="use 'follow', 'none' or 'all'")
-    if config.data.damaged not in ("stop", "skip"):
-        raise UserError(f"config: data.damaged is {config.data.damaged!r}", way_out="use 'stop' or 'skip'")
+    for field, words in ONE_OF.items():
+        group, name = field.split(".")
+        if config[group][name] not in words:
+            told = ", ".join(map(repr, words))
+            raise UserError(f"config: {field} is {config[group][name]!r}", way_out=f"use one of {told}")
+    if config.data.batch_size % config.train.accumulate:
+        raise UserError(
+            f"config: batch_size {config.data.batch_size} does not divide into {config.train.accumulate} micro-batches",
+            way_out="change --config.data.batch_size or --config.train.accumulate",
+        )
     if config.optimizer.warmup_steps + config.optimizer.anneal_steps > config.train.steps:
         raise UserError(
             f"config: {config.optimizer.warmup_steps} warm-up and {config.optimizer.anneal_steps} anneal steps do not fit into "
@@ -131,13 +151,14 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
         vocabulary = Vocabulary.of({key: store.summary(key) for key in store.chosen(config.data.sessions)})
     model = model_config(config.model)
     _require_screen(store, vocabulary, model, store.chosen(config.data.sessions))
-    mesh = make_mesh(config.mesh.data, config.mesh.model)
-    if config.evaluation.batch_size % mesh.shape["data"]:
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    if config.evaluation.batch_size % batch_shards(mesh):
         raise UserError(
-            f"config: evaluation.batch_size {config.evaluation.batch_size} does not divide over {mesh.shape['data']} devices",
-            way_out=f"use a multiple of {mesh.shape['data']}",
+            f"config: evaluation.batch_size {config.evaluation.batch_size} does not divide over {batch_shards(mesh)} devices",
+            way_out=f"use a multiple of {batch_shards(mesh)}",
         )
-    return Parts(config, store, vocabulary, model, Capacity.of(vocabulary), mesh)
+    trained = Trained.of(config.train.trained, config.train.adapter_rank)
+    return Parts(config, store, vocabulary, model, Capacity.of(vocabulary), mesh, trained)
 
 
 def _require_screen(store: Store, vocabulary: Vocabulary, model: ModelConfig, sessions: Sequence[str]) -> None:
@@ -181,26 +202,36 @@ def regimes_of(texts: Sequence[str], grid: Grid) -> tuple[Regime, ...]:
 
 def predictions(parts: Parts, params: Any, batches: EvaluationBatches) -> Any:
     """Yields (windows, host batch, host predictions, loss sums) for each batch, one batch behind the device."""
-    program = predict_program(parts.model, parts.capacity, batches.layout, parts.mesh)
-    pending = None
-    for number, batch in enumerate(batches.stream(parts.config.data.threads, parts.config.data.ahead)):
-        out = program(params, put_batch(batch, parts.mesh))
-        if pending is not None:
-            yield _on_host(batches, pending)
-        pending = (number, batch, out)
-    if pending is not None:
-        yield _on_host(batches, pending)
+    for number, batch, out in _ahead(parts, params, batches, slice(None)):
+        predicted, sums = jax.device_get(out)
+        yield batches.windows_of(number), batch, predicted, sums
 
 
 def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[str, float]:
-    """Loss over all targets of some batches together, in float64; NaN where nothing that was asked for was recorded."""
+    """Loss over all targets of some batches together, in float64; NaN where nothing that was asked for was recorded.
+
+    A process of several reads its own rows only.
+    """
     totals = np.zeros(len(LossSums._fields), np.float64)
-    for _, _, _, sums in predictions(parts, params, batches):
-        totals += np.array(sums, np.float64)
+    for _, _, (_, sums) in _ahead(parts, params, batches, local_rows(parts.mesh, batches.batch_size)):
+        totals += np.array(jax.device_get(sums), np.float64)
     counted = LossSums(*totals)
     if counted.response_count + counted.behavior_count == 0:
         return {"loss": float("nan")}
-    return {name: float(value) for name, value in LossSums(*totals).means(parts.model, np.maximum).items()}
+    return {name: float(value) for name, value in counted.means(parts.model, np.maximum).items()}
+
+
+def _ahead(parts: Parts, params: Any, batches: EvaluationBatches, rows: slice) -> Iterator[tuple[int, Batch, Any]]:
+    """(number, host batch, what the device makes of it), each when the next one is under way."""
+    program = predict_program(parts.model, parts.capacity, batches.layout, parts.mesh, parts.trained)
+    pending = None
+    for number, batch in enumerate(batches.stream(parts.config.data.threads, parts.config.data.ahead, rows)):
+        out = program(params, put_batch(batch, parts.mesh))
+        if pending is not None:
+            yield pending
+        pending = (number, batch, out)
+    if pending is not None:
+        yield pending
 
 
 def enable_compilation_cache() -> None:
@@ -214,9 +245,3 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE_VARIABLE, str(default)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def _on_host(batches: EvaluationBatches, pending: Any) -> Any:
-    number, batch, out = pending
-    predicted, sums = jax.device_get(out)
-    return batches.windows_of(number), batch, predicted, sums

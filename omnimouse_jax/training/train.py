@@ -3,20 +3,19 @@
 Invariants of the loop:
 - the state's step says which batch comes next, which regime it has and which random numbers it draws; nothing else does;
 - the host never waits for the device except to log, and then for the step before;
-- a checkpoint holds all that the loop reads, so a run that was stopped goes on as if it had not been.
+- a checkpoint holds all that the loop reads, so a run that was stopped goes on as if it had not been;
+- a loss or gradient that is not finite changes no parameter, and is noticed before anything is saved.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import signal
-import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -24,29 +23,27 @@ from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.model.programs import plan_of
 from omnimouse_jax.progress import Progress
-from omnimouse_jax.tokens.batch import Batch
-from omnimouse_jax.tokens.classes import shown
-from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.mixture import session_weights
-from omnimouse_jax.tokens.pipeline import EvaluationBatches, TrainingBatches
+from omnimouse_jax.tokens.pipeline import EvaluationBatches, Step, TrainingBatches
 from omnimouse_jax.tokens.windows import few
-from omnimouse_jax.training import columns, track
+from omnimouse_jax.training import columns, nonfinite, track
 from omnimouse_jax.training.checkpoint import Checkpoints
-from omnimouse_jax.training.defaults import optimizer_settings
-from omnimouse_jax.training.parallel import batch_sharding, local_rows, put_batch, replicated
-from omnimouse_jax.training.resume import imported_rows, start_or_resume
-from omnimouse_jax.training.setup import Parts, mean_losses, prepare, regimes_of
-from omnimouse_jax.training.step import (
-    Program,
-    TrainState,
-    compile_ahead,
-    gradient_program,
-    predict_program,
-    update_program,
-)
+from omnimouse_jax.training.clock import Clock
+from omnimouse_jax.training.parallel import local_rows, put_batch
+from omnimouse_jax.training.processes import StopSignal, is_first, say
+from omnimouse_jax.training.resume import as_in_run, start_or_resume
+from omnimouse_jax.training.retention import Retention
+from omnimouse_jax.training.setup import Parts, prepare, regimes_of
+from omnimouse_jax.training.step import Program, TrainState, compile_ahead, predict_program
+from omnimouse_jax.training.stepper import Stepper, shaped_for
+from omnimouse_jax.training.validation import exhausted, validate, validation_batches
 
-#: Damaged windows that a run may skip before they must be less than a tenth.
+#: Damaged windows that a run may skip before they must be less than a tenth; the same for steps that are not finite.
 MAY_SKIP = 64
+
+
+#: What a step tells: losses, norms, rates, on the device.
+Values = dict[str, jax.Array]
 
 
 class Interrupted(Exception):
@@ -57,270 +54,232 @@ class Interrupted(Exception):
         self.status = 130 if signum == signal.SIGINT else 75
 
 
-@dataclasses.dataclass
-class Clock:
-    """Where the seconds of a run went."""
-
-    start: float = dataclasses.field(default_factory=time.monotonic)
-    waiting_for_data: float = 0.0
-    windows_skipped: int = 0  # of this process: their chunks were damaged
-    validating: float = 0.0
-
-
-def train(config: ConfigDict, workdir: Path | str, labels: dict[str, Any] | None = None) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    workdir: Path | str,
+    labels: dict[str, Any] | None = None,
+    allow_change: Sequence[str] = (),
+) -> dict[str, Any]:
     """Trains until `train.steps`, resuming whatever `workdir` holds; returns the columns of run.json.
 
-    `labels` are columns that only the caller knows (study, size, data_order, ...). Raises UserError before anything is written
-    when the config cannot be run, and Interrupted after saving when it is told to stop.
+    `labels` are columns that only the caller knows (study, size, data_order, ...). `allow_change` names fields of the config that
+    may differ from those of the run that is resumed. Raises UserError before anything is written when the config cannot be run,
+    and Interrupted after saving when it is told to stop.
     """
     workdir = Path(workdir)
-    parts = prepare(config, imported_rows(config, workdir))
+    config, rows = as_in_run(config, workdir)
+    parts = prepare(config, rows)
     sessions = parts.store.chosen(config.data.sessions)
-    cutter = parts.cutter(sessions, at_most=parts.model.max_neurons)
-    drawn = regimes_of(config.regimes, parts.model.grid)
-    windows = parts.training_windows()
-    batches = TrainingBatches(
-        cutter=cutter,
-        windows=windows,
-        plan=plan_of(parts.model, drawn, cutter.n_slots, config.train.programs),
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        weights=session_weights(windows, parts.vocabulary, config.data.mixture, config.data.temperature),
-        skip_damaged=config.data.damaged == "skip",
-    )
-    rows = local_rows(parts.mesh, config.data.batch_size)
-    validation = _validation_batches(parts, sessions)
+    batches = training_batches(parts)
+    validation = validation_batches(parts, sessions)
+    stepper = Stepper(parts, batches)
+    mine = local_rows(parts.mesh, batches.micro_size)
 
-    saved = Checkpoints(workdir, config.train.keep)
+    saved = Checkpoints(workdir, Retention.of(config.train))
     meta = {
         "config": config.to_dict(),
         "vocabulary": parts.vocabulary.to_json(),
-        "data": {"windows": windows.fingerprint(), "sessions": {k: parts.store.summary(k)["check"] for k in sessions}},
+        "data": {
+            "windows": batches.windows.fingerprint(),
+            "sessions": {k: parts.store.summary(k)["check"] for k in sessions},
+        },
         "version": __version__,
     }
-    state = start_or_resume(parts, saved, meta, workdir)
+    state, meta = start_or_resume(parts, saved, meta, workdir, allow_change)
     first = int(state.step)
     if first:
-        print(f"going on from step {first} of {config.train.steps}", file=sys.stderr, flush=True)
-    if windows.skipped:
-        names = few(windows.skipped, 5)
-        print(f"{len(windows.skipped)} sessions have nothing to train on and are left out: {names}", file=sys.stderr)
-    track.write_json(workdir / "config.json", meta["config"])
-    track.write_json(workdir / "vocabulary.json", meta["vocabulary"])
-    metrics = track.Metrics(workdir, first)
+        say(f"going on from step {first} of {config.train.steps}")
+    if skipped := batches.windows.skipped:
+        say(f"{len(skipped)} sessions have nothing to train on and are left out: {few(skipped, 5)}")
+    if is_first():
+        track.write_json(workdir / "config.json", meta["config"])
+        track.write_json(workdir / "vocabulary.json", meta["vocabulary"])
+    metrics = track.Metrics(workdir, first, writes=is_first())
 
-    owner = jax.device_put(parts.vocabulary.session_of_row(), replicated(parts.mesh))
-    seed = jax.device_put(jnp.int32(config.seed), replicated(parts.mesh))
-    update = update_program(parts.model, parts.capacity, optimizer_settings(config), parts.mesh)
-    clock, pending, told, scored = Clock(), None, "", {}
-    cost = columns.of_work(parts, batches)
-    if len(drawn) > cost["programs"]:
+    clock, history = Clock(**meta.get("clock", {})), list(meta.get("validations", []))
+    last = first if exhausted(history, config.train.patience) else config.train.steps
+    cost = columns.of_work(parts, batches, last)
+    if len(batches.plan.regimes) > cost["programs"]:
         more = f"{100 * cost['padding_flops']:.1f} % more FLOPs than exact shapes"
-        print(f"{len(drawn)} regimes share {cost['programs']} programs, {more}", file=sys.stderr, flush=True)
-    n_compiled = _compile_ahead(parts, state, batches, rows, validation, update, owner, seed)
-    compile_seconds = time.monotonic() - clock.start
-    clock.start = time.monotonic()
-    progress = Progress(config.train.steps, first, label="train ")
+        say(f"{len(batches.plan.regimes)} regimes share {cost['programs']} programs, {more}")
+    n_compiled = _compile_ahead(stepper, state, mine, validation, clock) if first < last else 0
+    scored: dict[str, float] = {}
+    pending: tuple[int, Values] | None = None
+    told = ""
+    progress = Progress(last, first, label="train ")
+    clock.begin()
 
-    with _StopSignal() as stop:
-        stream = batches.stream(first, config.train.steps, rows, config.data.threads, config.data.ahead)
-        for step in range(first, config.train.steps):
-            waited = time.monotonic()
-            loaded = next(stream)
-            clock.windows_skipped += int((~loaded.row_mask).sum())
-            if clock.windows_skipped > max(MAY_SKIP, (step + 1 - first) * config.data.batch_size // 10):
-                raise UserError(
-                    f"step {step + 1}: {clock.windows_skipped} windows were damaged, more than a tenth",
-                    way_out=f"repair the store {parts.store.name}: ingest with --verify tells what is wrong",
-                )
-            batch = put_batch(loaded, parts.mesh)
-            clock.waiting_for_data += time.monotonic() - waited
-
-            regime = batches.regime(step)
-            gradient = gradient_program(parts.model, parts.capacity, batches.plan.program(regime), parts.mesh)
-            grads, losses = gradient(state.params, batch, state.step, seed)
-            state, norms = update(state, grads, batch.session_rows, batch.row_mask, owner)
-
+    with StopSignal() as stop:
+        stream = batches.stream(first, last, mine, config.data.threads, config.data.ahead)
+        before: tuple[int, Values] | None = None
+        number = first
+        while number < last:
+            loaded = _loaded(stream, number, first, parts, clock)
+            state, values = stepper(state, number, loaded)
+            if before is not None:
+                _require_finite(stepper, state, *before, workdir, clock)
             if pending is not None:
-                told = _log(metrics, *pending, clock, first, config.data.batch_size)
-                pending = None
-            saving = step + 1 == config.train.steps or (step + 1) % config.train.checkpoint_every == 0
-            if saving or (step + 1) % config.train.log_every == 0:
-                pending = (step + 1, regime.name, {**losses, **norms})
-            progress.show(step + 1, told)
+                told, pending = _log(metrics, *pending, clock, first, batches), None
+            before, number = (number, values), number + 1
 
-            stopping = stop.signum is not None
-            last = step + 1 == config.train.steps
-            if stopping and not last:
-                if pending is not None:
-                    _log(metrics, *pending, clock, first, config.data.batch_size)
-                saved.save(state, meta, None)
+            stopping = stop.agreed(number) and number < last
+            saving = number == last or number % config.train.checkpoint_every == 0
+            if saving or stopping or number % config.train.log_every == 0:
+                pending = (number, values)
+            progress.show(number, told)
+            if not (saving or stopping):
+                continue
+
+            _require_finite(stepper, state, *before, workdir, clock)
+            before = None
+            scored = _validated(parts, state, validation, clock) if saving else {}
+            history += [scored["validation_loss"]] if scored else []
+            if pending is not None:
+                told, pending = _log(metrics, *pending, clock, first, batches, scored), None
+            metrics.sync()
+            kept = {**meta, "clock": clock.to_json(), "validations": history}
+            saved.save(state, kept, scored.get("validation_loss"))
+            if stopping:
                 saved.close()
                 progress.close()
-                raise Interrupted(workdir, step + 1, config.train.steps, stop.signum or 0)
-            if saving:
-                if pending is not None:  # a loss or gradient that is not finite must stop the run before it is saved
-                    told, pending = _log(metrics, *pending, clock, first, config.data.batch_size), None
-                scored = _validate(parts, state, validation, metrics, clock)
-                saved.save(state, meta, scored.get("validation_loss"))
+                raise Interrupted(workdir, number, config.train.steps, stop.signum or signal.SIGTERM)
+            if exhausted(history, config.train.patience) and number < last:
+                say(f"no better validation in {config.train.patience}: ends at step {number} of {last}")
+                break
 
-    if pending is not None:
-        told = _log(metrics, *pending, clock, first, config.data.batch_size)
-    progress.show(config.train.steps, told, force=True)
+    progress.show(number, told, force=True)
     progress.close()
+    checkpoint_step = saved.step_named(config.evaluation.checkpoint)
+    saved.close()
     metrics.close()
+    spent = clock.to_json() if number > first else dict(vars(clock))
     run = {
-        **columns.of_data(parts, batches),
+        **columns.of_data(parts, batches, number),
         **columns.of_parameters(parts),
+        **meta.get("parent", {}),
         **(labels or {}),
-        "steps": config.train.steps,
-        **cost,
-        "seconds": time.monotonic() - clock.start,
-        "seconds_waiting_for_data": clock.waiting_for_data,
-        "windows_skipped": clock.windows_skipped,
-        "sessions_skipped": len(windows.skipped),
+        "steps": number,
+        **columns.of_work(parts, batches, number),
+        "seconds": spent["seconds"],
+        "seconds_waiting_for_data": spent["waiting_for_data"],
+        "windows_skipped": spent["windows_skipped"],
+        "steps_skipped": spent["steps_skipped"],
+        "sessions_skipped": len(batches.windows.skipped),
         "programs_compiled": n_compiled,
-        "compile_seconds": compile_seconds,
-        "checkpoint_step": saved.step_named(config.evaluation.checkpoint),
+        "compile_seconds": spent["compile_seconds"],
+        "checkpoint_step": checkpoint_step,
         **scored,
     }
-    saved.close()
-    if first < config.train.steps or not (workdir / "run.json").exists():
+    if is_first() and (first < last or not (workdir / "run.json").exists()):
         track.write_json(workdir / "run.json", run)
     return run
 
 
+def training_batches(parts: Parts) -> TrainingBatches:
+    """Everything that decides what training batch k of a run is."""
+    config = parts.config
+    cutter = parts.cutter(parts.store.chosen(config.data.sessions), at_most=parts.model.max_neurons)
+    windows, regimes = parts.training_windows(), regimes_of(config.regimes, parts.model.grid)
+    return TrainingBatches(
+        cutter=cutter,
+        windows=windows,
+        plan=plan_of(parts.model, regimes, cutter.n_slots, config.train.programs),
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        weights=session_weights(windows, parts.vocabulary, config.data.mixture, config.data.temperature),
+        skip_damaged=config.data.damaged == "skip",
+        accumulate=config.train.accumulate,
+        regime_per=config.train.regime_per,
+        update=config.optimizer.rows,
+    )
+
+
 def _compile_ahead(
-    parts: Parts,
-    state: TrainState,
-    batches: TrainingBatches,
-    rows: slice,
-    validation: dict[str, EvaluationBatches],
-    update: Program,
-    owner: jax.Array,
-    seed: jax.Array,
+    stepper: Stepper, state: TrainState, mine: slice, validation: dict[str, EvaluationBatches], clock: Clock
 ) -> int:
     """Compiles every program of the run before its first step, and says so: none of it is in the step times.
 
     Returns how many there were to compile.
     """
-    if int(state.step) >= parts.config.train.steps:
-        return 0
-    jobs: list[tuple[Program, tuple[Any, ...]]] = []
-    batch = put_batch(batches.rows(int(state.step), rows), parts.mesh)
-    for layout in batches.plan.programs:
-        gradient = gradient_program(parts.model, parts.capacity, layout, parts.mesh)
-        jobs.append((gradient, (state.params, _shaped_for(layout, batch, parts), state.step, seed)))
-    jobs.append((update, (state, state.params, batch.session_rows, batch.row_mask, owner)))
+    start, parts = time.monotonic(), stepper.parts
+    jobs: list[tuple[Program, tuple[Any, ...]]] = list(stepper.jobs(state, stepper.batches.load(int(state.step), mine)))
     if validation:
-        batch = put_batch(next(iter(validation.values()))[0], parts.mesh)
+        first = next(iter(validation.values()))
+        batch = put_batch(first.rows(0, local_rows(parts.mesh, first.batch_size)), parts.mesh)
     for task in validation.values():
-        program = predict_program(parts.model, parts.capacity, task.layout, parts.mesh)
-        jobs.append((program, (state.params, _shaped_for(task.layout, batch, parts))))
-    start = time.monotonic()
+        program = predict_program(parts.model, parts.capacity, task.layout, parts.mesh, parts.trained)
+        jobs.append((program, (state.params, shaped_for(task.layout, batch, parts))))
     n = compile_ahead(jobs)
     if n:
-        print(f"compiled {n} programs in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        say(f"compiled {n} programs in {time.monotonic() - start:.0f} s")
+    clock.compile_seconds += time.monotonic() - start
     return n
 
 
-def _shaped_for(layout: Layout, batch: Batch, parts: Parts) -> Batch:
-    """A batch as a layout's program will get it. Programs differ in their context tokens and in nothing else."""
-    shape = (len(batch.row_mask), len(shown(layout, layout, parts.model.n_channels)))
-    tokens: Any = jax.ShapeDtypeStruct(shape, bool, sharding=batch_sharding(parts.mesh))
-    return batch._replace(context_shown=tokens)
-
-
-def _validation_batches(parts: Parts, sessions: tuple[str, ...]) -> dict[str, EvaluationBatches]:
-    """Per task, the same windows each time: spread evenly over the validation tier. Empty without such a tier."""
-    config = parts.config
-    if not config.train.validation_windows:
-        return {}
-    scored = tuple(config.evaluation.sessions) or sessions
-    try:
-        windows = parts.windows(scored, config.train.validation_tiers, config.evaluation.stride_s)
-    except UserError as error:
-        print(f"no validation: {error}", file=sys.stderr)
-        return {}
-    numbers = np.linspace(0, len(windows) - 1, min(len(windows), config.train.validation_windows)).astype(int)
-    chosen = [windows[int(number)] for number in numbers]
-    return {
-        task: EvaluationBatches(
-            parts.cutter(scored),
-            chosen,
-            regimes_of([text], parts.model.grid)[0],
-            config.evaluation.batch_size,
-            config.data.damaged == "skip",
+def _loaded(stream: Iterator[Step], number: int, first: int, parts: Parts, clock: Clock) -> Step:
+    """The next step's batches. UserError if too many of their windows were damaged."""
+    waited = time.monotonic()
+    loaded = next(stream)
+    clock.waiting_for_data += time.monotonic() - waited
+    clock.windows_skipped += sum(int((~batch.row_mask).sum()) for batch in loaded.batches)
+    if clock.windows_skipped > max(MAY_SKIP, (number + 1 - first) * parts.config.data.batch_size // 10):
+        raise UserError(
+            f"step {number + 1}: {clock.windows_skipped} windows were damaged, more than a tenth",
+            way_out=f"repair the store {parts.store.name}: ingest with --verify tells what is wrong",
         )
-        for task, text in config.evaluation.tasks.items()
-    }
+    return loaded
 
 
-def _validate(
-    parts: Parts, state: TrainState, validation: dict[str, EvaluationBatches], metrics: track.Metrics, clock: Clock
+def _require_finite(
+    stepper: Stepper, state: TrainState, number: int, values: Values, workdir: Path, clock: Clock
+) -> None:
+    """UserError if the update of step `number` was not finite; with `train.nonfinite=skip`, if that was so too often."""
+    if bool(values["finite"]):
+        return
+    if stepper.parts.config.train.nonfinite == "stop":
+        raise nonfinite.error(stepper, state, number, workdir)
+    clock.steps_skipped += 1
+    regime = stepper.batches.regime(number).name
+    say(f"step {number + 1}, regime {regime}: loss or gradient is not finite; skipped ({clock.steps_skipped} so far)")
+    if clock.steps_skipped > max(MAY_SKIP, (number + 1) // 10):
+        raise UserError(
+            f"step {number + 1}: {clock.steps_skipped} steps were not finite, more than a tenth",
+            way_out="go on with --config.train.nonfinite=stop to see what causes it",
+        )
+
+
+def _validated(
+    parts: Parts, state: TrainState, validation: dict[str, EvaluationBatches], clock: Clock
 ) -> dict[str, float]:
-    """Mean over tasks of the validation loss; {} where there is no validation tier."""
-    if not validation:
-        return {}
     start = time.monotonic()
-    losses = {task: mean_losses(parts, state.params, batches)["loss"] for task, batches in validation.items()}
+    scored = validate(parts, state, validation)
     clock.validating += time.monotonic() - start
-    losses = {task: loss for task, loss in losses.items() if np.isfinite(loss)}
-    if not losses:
-        return {}
-    mean = float(np.mean(list(losses.values())))
-    metrics.write(int(state.step), {"validation_loss": mean, **{f"validation_loss/{k}": v for k, v in losses.items()}})
-    return {"validation_loss": mean}
+    return scored
 
 
 def _log(
-    metrics: track.Metrics, step: int, regime: str, values: dict[str, Any], clock: Clock, first: int, batch_size: int
+    metrics: track.Metrics,
+    step: int,
+    values: Values,
+    clock: Clock,
+    first: int,
+    batches: TrainingBatches,
+    scored: Mapping[str, float] | None = None,
 ) -> str:
-    """Writes one line of metrics; returns what the progress line says. A loss that is not finite stops the run."""
-    numbers = {name: float(value) for name, value in jax.device_get(values).items()}
-    if broken := [name for name, number in numbers.items() if not np.isfinite(number)]:
-        raise UserError(
-            f"step {step}, regime {regime}: {broken[0]} is {numbers[broken[0]]}",
-            way_out="lower --config.optimizer.shared.learning_rate, or look for NaN and huge values in the recordings",
-        )
-    seconds = time.monotonic() - clock.start - clock.validating
-    rate = (step - first) * batch_size / seconds
-    waiting = clock.waiting_for_data / seconds
-    metrics.write(
-        step,
-        {
-            **numbers,
-            "regime": regime,
-            "windows_per_s": rate,
-            "waiting_for_data": waiting,
-            "windows_skipped": clock.windows_skipped,
-        },
-    )
+    """Writes the line of a step into metrics.jsonl; returns what the progress line says."""
+    numbers = {name: float(value) for name, value in jax.device_get(values).items() if name != "finite"}
+    regimes = dict.fromkeys(batches.regime(step - 1, micro).name for micro in range(batches.accumulate))
+    rate = (step - first) * batches.batch_size / clock.stretch
+    waiting = clock.waiting_here / clock.stretch
+    line = {
+        **{name: number if np.isfinite(number) else None for name, number in numbers.items()},
+        "regime": ", ".join(regimes),
+        "windows_per_s": rate,
+        "waiting_for_data": waiting,
+        "windows_skipped": clock.windows_skipped,
+        "steps_skipped": clock.steps_skipped,
+    }
+    metrics.write(step, {**line, **(scored or {})})
     told = f"loss {numbers['loss']:.4f}  {rate:.1f} windows/s  waiting for data {waiting:.0%}"
-    return told + (f"  {clock.windows_skipped} damaged windows skipped" if clock.windows_skipped else "")
-
-
-class _StopSignal:
-    """Remembers the first SIGINT or SIGTERM; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self.old: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignal:
-        try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self.old[signum] = signal.signal(signum, self._note)
-        except ValueError:  # not the main thread: whoever runs us handles signals
-            pass
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for signum, handler in self.old.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum: int, frame: Any) -> None:
-        if self.signum is not None:
-            raise KeyboardInterrupt
-        self.signum = signum
-        print("\nstopping after this step, saving ... (again to stop at once)", file=sys.stderr)
+    told += f"  {clock.windows_skipped} damaged windows skipped" if clock.windows_skipped else ""
+    return told + (f"  {clock.steps_skipped} steps skipped" if clock.steps_skipped else "")

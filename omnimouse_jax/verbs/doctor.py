@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import re
 import time
 from typing import Any
@@ -17,7 +18,7 @@ def add(verb: AddVerb) -> None:
     made = verb(doctor, "Tell what a run will need on a mesh of devices, without running it.", DOCTOR + CONFIG_HELP)
     config_argument(made)
     made.add_argument(
-        "--mesh", default="", metavar="DATAxMODEL", help="devices, e.g. 8x4 (default: the config's, or 1x1)"
+        "--mesh", default="", metavar="DATAxFSDPxTENSOR", help="devices, e.g. 8x4 or 2x4x2 (default: the config's)"
     )
     made.add_argument("--device-memory", default="", help="of one device, e.g. 80GB (default: the chip's)")
     made.add_argument(
@@ -43,8 +44,9 @@ UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**2
 def doctor(arguments: argparse.Namespace) -> int:
     device_memory = size_of(arguments.device_memory) if arguments.device_memory else None
     config = load_config(arguments)
-    data, model = shape_of(arguments.mesh) if arguments.mesh else (max(1, config.mesh.data), config.mesh.model)
-    fake_devices(data * model)
+    of_config = (max(1, config.mesh.data), config.mesh.fsdp, config.mesh.tensor)
+    axes = shape_of(arguments.mesh) if arguments.mesh else of_config
+    fake_devices(math.prod(axes))
 
     from omnimouse_jax.training import chips, doctor
 
@@ -59,18 +61,19 @@ def doctor(arguments: argparse.Namespace) -> int:
     if not config.data.store:
         counts = (arguments.neurons, arguments.sessions, arguments.sessions)
     start = time.monotonic()
-    told = doctor.examine(config, data, model, device_memory, chip, counts)
+    told = doctor.examine(config, axes, device_memory, chip, counts)
     told["seconds"] = time.monotonic() - start
     print(json.dumps(told, indent=1) if arguments.json else render(told))
     return 1 if told["verdict"] == "does not fit" else 0
 
 
-def shape_of(text: str) -> tuple[int, int]:
-    """8x4 -> (8, 4)."""
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
-    if not found or min(int(found[1]), int(found[2] or 1)) < 1:
-        raise UserError(f"doctor: --mesh {text!r}", way_out="write DATAxMODEL, e.g. 8x4 for 32 devices")
-    return int(found[1]), int(found[2] or 1)
+def shape_of(text: str) -> tuple[int, int, int]:
+    """8x4 -> (8, 4, 1): data, fsdp, tensor."""
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?(?:x(\d+))?", text.lower())
+    axes = [int(number or 1) for number in found.groups()] if found else [0]
+    if min(axes) < 1:
+        raise UserError(f"doctor: --mesh {text!r}", way_out="write DATAxFSDPxTENSOR, e.g. 8x4 for 32 devices")
+    return axes[0], axes[1], axes[2]
 
 
 def size_of(text: str) -> float:
@@ -95,7 +98,7 @@ def render(told: dict[str, Any]) -> str:
     memory, work, programs, loader = (told[part] for part in ("memory", "work", "programs", "loader"))
     lines = [
         f"model     core {told['core']:,} parameters, tables {told['tables']:,}; {told['compute_dtype']}, remat {told['remat']}",
-        f"mesh      {told['mesh'][0]} x {told['mesh'][1]} devices; {told['batch_size']} windows a step",
+        f"mesh      {' x '.join(map(str, told['mesh']))} devices (data x fsdp x tensor); {told['batch_size']} windows a step",
         f"programs  {programs['regimes']} regimes -> {programs['gradients']} gradient programs "
         f"(+{100 * programs['padding_flops']:.1f} % FLOPs), {programs['validation']} for validation, 1 update",
         "memory of one device (the heaviest program)",
