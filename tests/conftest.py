@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -32,3 +33,15 @@ def colony(tmp_path_factory) -> str:
     store = str(tmp_path_factory.mktemp("colony") / "store")
     synthesize(store, "tiny", {}, workers=1)
     return store
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a file system of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

@@ -18,6 +18,7 @@ from omnimouse_jax.recordings.session import Recording, Signal, Trials
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = (
     *("synthesize", "ingest", "inspect", "regimes", "describe", "train", "evaluate", "sweep", "report"),
+    *("anneal", "finetune", "rows", "predict", "doctor", "show"),
     *("check-reference", "import-reference", "export-reference"),
 )
 

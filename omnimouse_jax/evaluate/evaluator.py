@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,17 +20,15 @@ from omnimouse_jax.evaluate.metrics import (
     mean_over_units,
     percentile_interval,
 )
+from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.model.programs import plan_of
 from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
 from omnimouse_jax.tokens.regimes import Regime
-from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.tokens.windows import WindowIndex, few
 from omnimouse_jax.training import track
-from omnimouse_jax.training.checkpoint import Checkpoints, restore_target
-from omnimouse_jax.training.resume import config_of
 from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
 
 INTERVAL_OVER_NEURONS = "95% bootstrap over neurons"
@@ -65,31 +61,24 @@ def evaluate_run(
     UserError for a run that has no checkpoint, a session that the model does not know, or one without the tier.
     """
     run = Path(run)
-    saved = Checkpoints(run, read_only=True)
-    if (newest := saved.latest()) is None:
-        raise UserError(f"run {run}: no checkpoint yet", way_out="train it until one is saved")
-    meta = saved.meta(newest)  # a run keeps its vocabulary; its newest config says what to score
-    config = config_of(meta)
-    number = saved.step_named(step or config.evaluation.checkpoint)
+    opened = Run(run, step)
+    config, known_tiers = opened.config, set(opened.config.evaluation.tiers)
     if store:
         config.data.store = store
     if tiers:
         config.evaluation.tiers = tuple(tiers)
     # A run is scored on whatever devices are here, not on those it was trained on.
-    devices = math.gcd(config.evaluation.batch_size, jax.device_count())
-    config.mesh.update(data=devices, fsdp=1, tensor=1)
-    parts = prepare(config, Vocabulary.from_json(meta["vocabulary"]))
-    target = restore_target(parts.model, parts.capacity, parts.mesh, parts.trained)
-    params = saved.restore_params(number, target.params)
-    saved.close()
+    config.mesh.update(data=opened.mesh.shape["data"], fsdp=1, tensor=1)
+    parts = prepare(config, opened.vocabulary)
+    params = opened.params
     scored = tuple(sessions) or tuple(config.evaluation.sessions)
     scored = scored or _with_windows(parts, tuple(entry.key for entry in parts.vocabulary.sessions))
-    learnt = set(config.evaluation.tiers) - {*meta["config"]["evaluation"]["tiers"], *config.train.validation_tiers}
+    learnt = set(config.evaluation.tiers) - {*known_tiers, *config.train.validation_tiers}
     if config.data.leave_out != "nothing" and learnt:
         told = f"note: stimuli of tier {', '.join(sorted(learnt))} were not left out of this run's training"
         print(told, file=sys.stderr)
     rows = evaluate(parts, params, dict(tasks or config.evaluation.tasks), scored)
-    result = {"checkpoint_step": number, "tiers": list(config.evaluation.tiers), "rows": rows}
+    result = {"checkpoint_step": opened.step, "tiers": list(config.evaluation.tiers), "rows": rows}
     as_configured = not (tasks or tiers or sessions or step)
     file = out or run / ("evaluation.json" if as_configured else "evaluation-asked.json")
     track.write_json(file, result)

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
+from omnimouse_jax.pages.marks import nice_ticks, number, plural
 from omnimouse_jax.scaling.analysis import DATA_AXES, METRICS, AxisFit, Study, Task, human
 from omnimouse_jax.scaling.forms import Array
 from omnimouse_jax.scaling.uncertainty import Interval
-from omnimouse_jax.scaling.words import number, plural
 
 BEYOND = 4.0  # curves stop at this multiple of the largest x
 
@@ -212,17 +212,6 @@ def forest_rows(study: Study) -> tuple[ForestRow, ...]:
             if gain is not None:
                 rows.append(ForestRow(task.name, what, gain.estimate, gain.seeds, gain.sessions))
     return tuple(rows)
-
-
-def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Round numbers inside [low, high]."""
-    step = 10.0 ** math.floor(math.log10((high - low) / count))
-    for factor in (1, 2, 2.5, 5, 10):
-        if (high - low) / (step * factor) <= count:
-            step *= factor
-            break
-    first = math.ceil(low / step - 1e-9)
-    return tuple(round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1))
 
 
 def _curves(task: Task, axis: str, level: int, x_levels: Array) -> tuple[list[Line], list[Band]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.pages.marks import number
 from omnimouse_jax.scaling.analysis import Study
 from omnimouse_jax.scaling.charts import Chart, curve_charts, forest_rows
 from omnimouse_jax.scaling.svg import colour
-from omnimouse_jax.scaling.words import number
 
 MARKERS = ("o", "s", "^", "D", "v", "h")  # the page's markers, in matplotlib's names
 STYLES = {"mean": "-", "fit": "-", "beyond": (0, (5, 3)), "straight": (0, (1, 2))}

@@ -1,25 +1,22 @@
-"""The report as one HTML file: everything inline, no request leaves it (its own security policy forbids them)."""
+"""The report as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 
+from omnimouse_jax.pages.document import document
+from omnimouse_jax.pages.marks import number, plural
 from omnimouse_jax.scaling import ledger, tables
 from omnimouse_jax.scaling.analysis import DATA_AXES, METRICS, Study, Task, human
 from omnimouse_jax.scaling.charts import Chart, curve_charts, forest_rows, session_charts
 from omnimouse_jax.scaling.svg import legend_swatch, render, render_forest
-from omnimouse_jax.scaling.words import bracket, definitions, interval_note, number, plural, sentences, title, told
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+from omnimouse_jax.scaling.words import bracket, definitions, interval_note, sentences, title, told
 
 
 def build(study: Study, heading: str, commands: Sequence[str]) -> str:
     """The whole page."""
-    style = _asset("style.css")
-    script = _asset("page.js")
     body = [
         _header(study, heading),
         '<main id="top">',
@@ -31,20 +28,8 @@ def build(study: Study, heading: str, commands: Sequence[str]) -> str:
         _reproduce(study, commands),
         "</main>",
         "<footer>Made by omnimouse_jax from a ledger alone. This file needs no network and sends nothing.</footer>",
-        '<div id="tip" aria-hidden="true"></div><div id="voice" class="voice" aria-live="polite"></div>',
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(heading)}</title><style>{style}</style></head><body>\n"
-        + "\n".join(body)
-        + f"\n<script>{script}</script></body></html>\n"
-    )
-
-
-def _asset(name: str) -> str:
-    return resources.files("omnimouse_jax.scaling").joinpath(name).read_text(encoding="utf-8")
+    return document(heading, body)
 
 
 def _header(study: Study, heading: str) -> str:

@@ -9,16 +9,16 @@ from html import escape
 
 import numpy as np
 
-from omnimouse_jax.scaling.charts import Chart, ForestRow, Mark, Series, nice_ticks
+from omnimouse_jax.pages.marks import MARKERS, marker, nice_ticks, number, tick_digits
+from omnimouse_jax.scaling.charts import Chart, ForestRow, Mark, Series
 from omnimouse_jax.scaling.forms import Array
-from omnimouse_jax.scaling.words import bracket, number
+from omnimouse_jax.scaling.words import bracket
 
 #: (lightest useful, darkest) per hue: blues for model size, ambers for data; the largest level stands out most.
 RAMPS = {
     "size": {"light": ("#6fb3d6", "#0b2f5b"), "dark": ("#3f6f95", "#d3ecff")},
     "data": {"light": ("#e0a258", "#6a2606"), "dark": ("#8a5a2b", "#ffe3b8")},
 }
-MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "hexagon")
 
 
 def colour(hue: str, rank: int, ranks: int, mode: str) -> str:
@@ -33,22 +33,9 @@ def ramp_style(series: Series) -> str:
     return f"--l:{light};--d:{dark}"
 
 
-def marker(shape: str, x: float | int, y: float | int, r: float | int) -> str:
-    """A closed path of about equal area for every shape."""
-    if shape == "circle":
-        return f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0Z"
-    corners = {"square": (4, 45, 1.22), "triangle": (3, -90, 1.35), "diamond": (4, 0, 1.3), "wedge": (3, 90, 1.35)}
-    count, turn, scale = corners.get(shape, (6, 0, 1.12))
-    points = []
-    for k in range(count):
-        angle = math.radians(turn + 360 * k / count)
-        points.append(f"{x + scale * r * math.cos(angle):.1f} {y + scale * r * math.sin(angle):.1f}")
-    return "M" + "L".join(points) + "Z"
-
-
 def render(chart: Chart, width: int = 520, height: int = 350, small: bool = False) -> str:
     """The chart as one <svg>, focusable, with marks in reading order for the arrow keys."""
-    digits = _tick_digits(chart.y_ticks)
+    digits = tick_digits(chart.y_ticks)
     names = max((len(s.name) for s in chart.series), default=0)
     left, right, top, bottom = (40, 10, 10, 24) if small else (42 + 8 * digits, min(20 + 7.2 * names, 130), 14, 46)
     x_low, x_high = (math.log(v) for v in chart.x_range)
@@ -178,7 +165,7 @@ def render_forest(rows: Sequence[ForestRow]) -> str:
         'aria-label="Gain per doubling of data and of parameters, for each task. Arrow keys walk through the points.">'
     ]
     ticks = nice_ticks(low, high, 5)
-    digits = _tick_digits(ticks)
+    digits = tick_digits(ticks)
     for tick in ticks:
         x = px(tick)
         out.append(f'<path class="{"zero" if tick == 0 else "grid"}" d="M{x:.1f} {top}V{bottom}"/>')
@@ -218,11 +205,6 @@ def render_forest(rows: Sequence[ForestRow]) -> str:
             )
     out.append("</svg>")
     return "".join(out)
-
-
-def _tick_digits(ticks: Sequence[float]) -> int:
-    """Fewest decimals, at least two, that print every tick exactly."""
-    return next((d for d in (2, 3, 4, 5) if all(abs(round(t, d) - t) < 1e-9 for t in ticks)), 6)
 
 
 def _short(name: str, limit: int = 17) -> str:

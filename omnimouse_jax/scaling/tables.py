@@ -8,11 +8,12 @@ import io
 
 import numpy as np
 
+from omnimouse_jax.pages.marks import number, plural
 from omnimouse_jax.scaling.analysis import Study, Task
 from omnimouse_jax.scaling.grid import Gain
 from omnimouse_jax.scaling.selection import Selection
 from omnimouse_jax.scaling.uncertainty import Bootstrap, Interval
-from omnimouse_jax.scaling.words import bracket, number, plural
+from omnimouse_jax.scaling.words import bracket
 
 #: Candidates in words, as rivals of the curve with a plateau.
 PLAIN = {"constant": "constant", "log_linear": "straight line", "score1": "curve", "score_joint": "curve"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from omnimouse_jax.pages.marks import number, plural
 from omnimouse_jax.scaling.analysis import DATA_AXES, METRICS, Study, Task
 from omnimouse_jax.scaling.grid import MIN_DECADES, MIN_LEVELS, Gain
 from omnimouse_jax.scaling.uncertainty import Interval
@@ -13,12 +14,6 @@ TITLES = {
     UNDECIDED: "Data and parameters: balanced or not determined",
     FLAT: "No measurable return",
 }
-
-
-def number(value: float, digits: int = 3, signed: bool = False) -> str:
-    """Fixed digits with a true minus sign."""
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    return text.replace("-", "\u2212") if float(text) else text.lstrip("+-")
 
 
 def bracket(interval: Interval | None, digits: int = 3) -> str:
@@ -73,10 +68,6 @@ def effect(gain: Gain | None) -> str:
     if interval.low > 0:
         return "helped"
     return "hurt" if interval.high < 0 else "made no measurable difference"
-
-
-def plural(count: str | int, noun: str) -> str:
-    return f"{count} {noun}" if str(count) == "1" else f"{count} {noun}s"
 
 
 def title(task: Task) -> str:

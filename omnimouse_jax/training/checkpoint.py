@@ -8,10 +8,13 @@ with a number is complete; it restores on any number of devices. Reading ends in
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
+import traceback
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from time import time as now
@@ -162,6 +165,7 @@ class Checkpoints:
         """Waits for a write under way; raises as `save` does if it failed."""
         if self._writer is not None:
             self._wait()
+            _barrier("checkpoints closing")  # a process may still be looking at what is about to go
             self._trim()
             self._writer.close()
 
@@ -186,10 +190,12 @@ class Checkpoints:
                 record = self._record(step)
                 saved.append(Saved(step, record["time"], record["validation_loss"]))
             except UserError:
-                saved.append(Saved(step, (self.folder / str(step)).stat().st_mtime, None))
+                with suppress(FileNotFoundError):  # another process has just removed it
+                    saved.append(Saved(step, (self.folder / str(step)).stat().st_mtime, None))
         return saved
 
     def _trim(self) -> None:
+        _barrier("all know what is saved")
         if jax.process_index() == 0:
             saved = self._saved()
             for step in {row.step for row in saved} - self.retention.kept(saved):
@@ -309,11 +315,17 @@ def _barrier(name: str) -> None:
 
 @cache
 def _hush_orbax() -> None:
-    """It logs with a traceback what it raises as well; and arrays are read and written together, so that one which fails makes those
-    beside it complain later, a page each, that nobody waits for them.
+    """It logs with a traceback what it raises as well; and arrays are read and written together, so that one which fails makes
+    those beside it complain later, a page each, that nobody waits for them.
     """
     absl.logging.set_verbosity(absl.logging.ERROR)
     absl.logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+
+    def waited_for(record: logging.LogRecord) -> bool:
+        text = record.getMessage() + "".join(traceback.format_exception(*(record.exc_info or (None, None, None))))
+        return not ("never retrieved" in text and "orbax" in text)
+
+    logging.getLogger("asyncio").addFilter(waited_for)
     hook = sys.unraisablehook
 
     def told(unraisable: Any) -> None:
