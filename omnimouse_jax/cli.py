@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -72,6 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+def entry() -> None:
+    """The console script: `main`, and out."""
+    status = main()
+    if status in (75, 130):  # saved; programs that are still being compiled would be waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
     parser = argparse.ArgumentParser(
         "omnimouse-jax", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -93,4 +104,4 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

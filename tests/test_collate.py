@@ -82,6 +82,3 @@ def test_a_vocabulary_grows_without_moving_rows():
     assert new.neuron_rows("c").tolist() == [14, 15, 16]
     assert new.animal_row("c") == old.animal_row("a")
     assert Vocabulary.from_json(new.to_json()) == new
-    owner = new.session_of_row()
-    assert owner[:17].tolist() == [0] * 5 + [1] * 9 + [2] * 3
-    assert set(owner[17:]) == {new.session_capacity}

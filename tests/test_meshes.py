@@ -47,10 +47,25 @@ def test_the_mesh_changes_no_number(colony, one_device, tmp_path, axes):
     assert losses(tmp_path) == pytest.approx(one_device, rel=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"train__accumulate": 4}, {"train__accumulate": 2, "mesh__data": 4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__accumulate": 4},
+        {"train__accumulate": 2, "mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2},
+    ],
+)
 def test_micro_batches_add_up_to_the_batch(colony, one_device, tmp_path, changes):
     train(micro(colony, **TWENTY, **changes), tmp_path)
     assert losses(tmp_path) == pytest.approx(one_device, rel=1e-5)
+
+
+def test_a_mesh_that_does_not_divide_the_tables_keeps_them_whole(colony, tmp_path):
+    few = {"train__steps": 2, "optimizer__warmup_steps": 1, "data__batch_size": 6, "evaluation__batch_size": 6}
+    found = []
+    for data in (1, 3):
+        train(micro(colony, **TWENTY | few, mesh__data=data), tmp_path / str(data))
+        found.append(losses(tmp_path / str(data)))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_micro_batches_may_have_regimes_of_their_own(colony, tmp_path):

@@ -59,7 +59,6 @@ def test_a_hung_process_is_named_after_the_silence_limit(victim):
     ("victim", "act", "status", "told"),
     [
         (0, "fail", 2, "the recording has teeth"),
-        (1, "fail", 2, "the recording has teeth"),
         (1, "crash", 1, "RuntimeError: a bug"),
     ],
 )
@@ -84,13 +83,13 @@ def test_each_process_with_the_same_error_tells_its_own():
 
 @pytest.mark.parametrize("victim", [0, 3])
 def test_a_notice_to_one_stops_all_at_the_same_step(victim):
-    with waiting(4, at=8, victim=victim, act="term") as group:
+    with waiting(4, at=5, victim=victim, act="term") as group:
         group.wait(30)
     assert group.statuses == [0, 0, 0, 0]
     steps = {told["stopped"] for told in group.told("stopped")}
     assert len(steps) == 1
     assert len(group.told("stopped")) == 4
-    assert min(steps) >= (12 if victim == 3 else 9)  # the fastest was far ahead when the slowest was told
+    assert min(steps) >= (9 if victim == 3 else 6)  # the fastest was far ahead when the slowest was told
 
 
 def test_a_notice_after_the_last_step_of_another_stops_nobody():
@@ -102,7 +101,7 @@ def test_a_notice_after_the_last_step_of_another_stops_nobody():
 
 def test_strangers_and_latecomers_change_nothing():
     port = free_port()
-    with waiting(2, steps=100, port=port) as group:
+    with waiting(2, steps=60, port=port) as group:
         group.until_told("met")
         strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
         strangers[0].sendall(b"GET / HTTP/1.0\r\n\r\n")

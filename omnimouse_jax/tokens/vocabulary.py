@@ -16,8 +16,8 @@ from jaxtyping import Int
 
 from omnimouse_jax.errors import UserError
 
-#: Tables are padded to multiples of these, so that they divide over any mesh of up to 512 devices and a few sessions more or
-#: less do not change the shape of a compiled program.
+#: Tables are padded to multiples of these, so that they divide over meshes of 2, 4, 8, ... 1,024 devices and a few sessions more
+#: or less do not change the shape of a compiled program.
 ROW_MULTIPLE = 1024
 SESSION_MULTIPLE = 64
 
@@ -132,13 +132,6 @@ class Vocabulary:
         """Table rows of a session's neurons, in the session's own order."""
         entry = self.entry(key)
         return np.arange(entry.first_row, entry.first_row + entry.n_neurons, dtype=np.int32)
-
-    def session_of_row(self) -> Int[np.ndarray, " rows"]:
-        """Session row of every neuron row; `session_capacity` (which no session has) at padding."""
-        owner = np.full(self.neuron_capacity, self.session_capacity, np.int32)
-        for row, entry in enumerate(self.sessions):
-            owner[entry.first_row : entry.first_row + entry.n_neurons] = row
-        return owner
 
     def to_json(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(entry) for entry in self.sessions]

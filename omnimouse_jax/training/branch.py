@@ -86,6 +86,8 @@ def _begin(run: Path, step: int, steps: int, folder: Path, change: Change | None
     meta = saved.meta(step)
     config = config_of(meta)
     _require_constant_rate(run, step, config, saved.steps())
+    if "data" in meta:  # by name: the store may have more sessions since
+        config.data.sessions = tuple(meta["data"]["sessions"])
     config.train.steps, config.optimizer.anneal_steps = step + steps, steps
     # Only the end of a branch is worth evaluating, nothing is branched off it, and it must not end early.
     config.evaluation.checkpoint, config.train.keep_every, config.train.keep_minutes = "latest", 0, 0.0
@@ -121,7 +123,9 @@ def _changed(config: ConfigDict, change: Change | None) -> ConfigDict:
     before = comparable(config.to_dict())
     change(config)
     now = comparable(config.to_dict())
-    for field in (k for k in now if now[k] != before.get(k) and not k.startswith((*MAY_CHANGE, "data.store"))):
+    fixed = ("train.steps", "train.patience")  # of a branch, they are not a matter of taste
+    free = (*MAY_CHANGE, "data.store")
+    for field in (k for k in now if now[k] != before.get(k) and (k in fixed or not k.startswith(free))):
         raise UserError(
             f"anneal: {field} was {before.get(field)!r} in the run, not {now[field]!r}",
             way_out="only how it is computed may change: mesh, intervals of the log and of checkpoints, evaluation",

@@ -39,7 +39,9 @@ from omnimouse_jax.training.objective import LossCounts, loss_sums
 from omnimouse_jax.training.parallel import batch_sharding, batch_shards, local_rows, make_mesh, replicated
 from omnimouse_jax.training.setup import regimes_of
 from omnimouse_jax.training.step import (
+    ALL,
     Capacity,
+    Trained,
     abstract_gradients,
     abstract_model,
     abstract_state,
@@ -118,8 +120,9 @@ def examine(
     keys = [entry.key for entry in vocabulary.sessions]
     rows = min(most_rows(vocabulary, keys, batch_size, slots, config.optimizer.rows), capacity.neurons)
     touched = abstract_touched(rows, batch_size, mesh)
-    found = memory(shape, capacity, layout, windows, touched, mesh)
-    counted = work(shape, capacity, layout, windows, touched, mesh)
+    trained = Trained.of(config.train.trained, config.train.adapter_rank)
+    found = memory(shape, capacity, layout, windows, touched, mesh, micro_batches, trained)
+    counted = work(shape, capacity, layout, windows, touched, mesh, trained)
     exact, paid = plan.expected(lambda each: total_flops(shape, each))
     counted["mean_share"] = paid / total_flops(shape, layout)
     sizes = parameter_counts(shape, capacity.neurons, capacity.sessions, capacity.animals)
@@ -138,7 +141,7 @@ def examine(
         },
         "memory": {**dataclasses.asdict(found), "most": found.most, "least": found.least},
         "work": counted,
-        "loader": {"batch_bytes": found.batch * shards * micro_batches},
+        "loader": {"batch_bytes": found.batch * shards},
         "notes": notes,
         "device_memory": device_memory,
         "verdict": None,
@@ -156,7 +159,8 @@ def examine(
         told |= _judged(found, device_memory, windows, shards)
         if told["verdict"] != "fits":
             for change, other, fewer in knobs(shape, windows, shards, micro_batches):
-                changed = memory(other, capacity, layout, fewer, touched, mesh)
+                parts = batch_size // fewer
+                changed = memory(other, capacity, layout, fewer, touched, mesh, parts, trained)
                 told["knobs"].append(
                     {"change": change, "most": changed.most, "verdict": verdict(changed, device_memory)}
                 )
@@ -190,17 +194,24 @@ def memory(
     windows: int,
     touched: Touched,
     mesh: Mesh,
+    micro_batches: int = 1,
+    trained: Trained = ALL,
     platform: str = "gpu",
 ) -> Memory:
-    """What a step of this program, over so many windows at a time, takes on each device of the mesh."""
-    state, where = abstract_state(config, capacity), state_shardings(config, capacity, mesh)
-    core, tables = (_bytes_per_device(state.params[part], where.params[part]) for part in ("core", "tables"))
+    """What a step of this program, in micro-batches of so many windows, takes on each device of the mesh.
+
+    With several micro-batches all of them are there, and two gradients: the sum, and the one to be added.
+    """
+    state, where = abstract_state(config, capacity, trained), state_shardings(config, capacity, mesh, trained)
+    tables = _bytes_per_device(state.params["tables"], where.params["tables"])
+    core = _bytes_per_device(state.params, where.params) - tables
     moments = sum(_bytes_per_device(getattr(state.opt, k), getattr(where.opt, k)) for k in state.opt._fields)
-    grads = _placed(abstract_gradients(state.params, touched), gradient_shardings(where.params, mesh))
+    grads = _placed(abstract_gradients(state.params, touched, trained), gradient_shardings(where.params, mesh, trained))
+    gradients = _bytes_per_device(grads, jax.tree.map(lambda x: x.sharding, grads))
     batch = abstract_batch(config, layout, windows, mesh)
     of_batch = _bytes_per_device(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch))
-    gradient = _compiled(config, capacity, layout, batch, touched, mesh, platform).memory_analysis()
-    update = update_program(config, capacity, optim.AdamW(), mesh).jitted
+    gradient = _compiled(config, capacity, layout, batch, touched, mesh, platform, trained).memory_analysis()
+    update = update_program(config, capacity, optim.AdamW(), mesh, trained).jitted
     numbers = (_number(mesh, jnp.float32), _number(mesh, jnp.int32))
     updating = update.lower(_placed(state, where), grads, touched, *numbers).compile(QUICK).memory_analysis()
     with assume(platform):
@@ -209,20 +220,26 @@ def memory(
         parameters=core,
         tables=tables,
         optimizer=moments,
-        gradients=_bytes_per_device(grads, jax.tree.map(lambda x: x.sharding, grads)),
-        batch=of_batch,
+        gradients=gradients * min(2, micro_batches),
+        batch=of_batch * micro_batches,
         activations=float(max(gradient.temp_size_in_bytes, updating.temp_size_in_bytes)),
         activations_least=kept,
     )
 
 
 def work(
-    config: ModelConfig, capacity: Capacity, layout: Layout, windows: int, touched: Touched, mesh: Mesh
+    config: ModelConfig,
+    capacity: Capacity,
+    layout: Layout,
+    windows: int,
+    touched: Touched,
+    mesh: Mesh,
+    trained: Trained = ALL,
 ) -> dict[str, float]:
     """Operations, and bytes read and written, of one device in a gradient of this program, as the compiler counts them."""
     counted = dataclasses.replace(config, scan_layers=False, attention="blocks_unlooped")
     batch = abstract_batch(config, layout, windows, mesh)
-    told = _compiled(counted, capacity, layout, batch, touched, mesh, "gpu").cost_analysis() or {}
+    told = _compiled(counted, capacity, layout, batch, touched, mesh, "gpu", trained).cost_analysis() or {}
     return {"flops": float(told.get("flops", np.nan)), "bytes": float(told.get("bytes accessed", np.nan))}
 
 
@@ -297,11 +314,14 @@ def _compiled(
     touched: Touched,
     mesh: Mesh,
     platform: str,
+    trained: Trained,
 ) -> Any:
-    where = state_shardings(config, capacity, mesh)
-    params = _placed(abstract_state(config, capacity).params, where.params)
+    where = state_shardings(config, capacity, mesh, trained)
+    params = _placed(abstract_state(config, capacity, trained).params, where.params)
     number, count = _number(mesh, jnp.int32), _number(mesh, jnp.float32)
-    program = gradient_program.__wrapped__(config, capacity, layout, mesh).jitted  # traced anew, for that platform
+    program = gradient_program.__wrapped__(
+        config, capacity, layout, mesh, trained
+    ).jitted  # traced anew, for that platform
     with assume(platform):
         lowered = program.lower(params, batch, touched, LossCounts(count, count), number, number, number)
         return lowered.compile(QUICK)

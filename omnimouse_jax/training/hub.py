@@ -21,7 +21,7 @@ SETTLE_S = 1.5
 STRANGERS, STRANGE_S = 64, 10.0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Guest:
     """A connection, and what is known of who is at its other end."""
 
@@ -117,7 +117,7 @@ class Hub(threading.Thread):
         if sum(guest.who is None for guest in self.guests) >= STRANGERS:
             sock.close()
             return
-        sock.setblocking(False)
+        sock.settimeout(1.0)  # what is told to many takes a moment; who does not read is silent soon
         guest = Guest(Wire(sock), now, now)
         self.guests.append(guest)
         self.selector.register(sock, selectors.EVENT_READ, guest)
@@ -125,6 +125,8 @@ class Hub(threading.Thread):
     def _hear(self, guest: Guest) -> None:
         try:
             messages = guest.wire.receive()
+        except TimeoutError:
+            return
         except (OSError, ValueError):
             self._drop(guest)
             if self.met and not self.over and guest.who is not None:

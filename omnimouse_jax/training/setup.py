@@ -43,6 +43,14 @@ AT_LEAST_ONE = (
     "train.accumulate",
     "evaluation.batch_size",
 )
+#: Fields that must not be negative.
+AT_LEAST_ZERO = (
+    "data.minutes",
+    "train.keep_every",
+    "train.keep_minutes",
+    "train.patience",
+    "train.validation_windows",
+)
 #: Fields that take one of a few words.
 ONE_OF = {
     "data.blanks": ("follow", "none", "all"),
@@ -128,6 +136,10 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary | None = None) -> Parts:
         group, name = field.split(".")
         if config[group][name] < 1:
             raise UserError(f"config: {field} is {config[group][name]}", way_out="use a positive whole number")
+    for field in AT_LEAST_ZERO:
+        group, name = field.split(".")
+        if config[group][name] < 0:
+            raise UserError(f"config: {field} is {config[group][name]}", way_out="use a positive number, or 0 for none")
     for field, words in ONE_OF.items():
         group, name = field.split(".")
         if config[group][name] not in words:
@@ -208,7 +220,7 @@ def predictions(parts: Parts, params: Any, batches: EvaluationBatches) -> Any:
 
 
 def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[str, float]:
-    """Loss over all targets of some batches together, in float64; NaN where nothing that was asked for was recorded.
+    """Loss over all targets of some batches together, in float64; {} where nothing that was asked for was recorded.
 
     A process of several reads its own rows only.
     """
@@ -217,7 +229,7 @@ def mean_losses(parts: Parts, params: Any, batches: EvaluationBatches) -> dict[s
         totals += np.array(jax.device_get(sums), np.float64)
     counted = LossSums(*totals)
     if counted.response_count + counted.behavior_count == 0:
-        return {"loss": float("nan")}
+        return {}
     return {name: float(value) for name, value in counted.means(parts.model, np.maximum).items()}
 
 

@@ -6,7 +6,7 @@ Programs are kept by what decides them (model, settings, layout, mesh), so sever
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -147,14 +147,17 @@ def _shapes(args: Any) -> tuple[Any, ...]:
     return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(args))
 
 
-def compile_ahead(jobs: Iterable[tuple[Program, tuple[Any, ...]]]) -> int:
-    """Compiles programs for arguments like these, as many at a time as there are cores; returns how many were missing."""
+def compile_ahead(jobs: Iterable[tuple[Program, tuple[Any, ...]]], given_up: Callable[[], bool] = lambda: False) -> int:
+    """Compiles programs for arguments like these, as many at a time as there are cores; returns how many were missing.
+
+    Returns early, within a second, once `given_up()`.
+    """
     missing = list({(id(p), _shapes(args)): (p, args) for p, args in jobs if not p.has(*args)}.values())
     progress = Progress(len(missing), label="compile ")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         running = {pool.submit(program.executable, *args) for program, args in missing}
         try:
-            while running:
+            while running and not given_up():
                 done, running = wait(running, timeout=1.0, return_when=FIRST_EXCEPTION)
                 for job in done:
                     job.result()
@@ -251,9 +254,17 @@ def count_program(layout: Layout, mesh: Mesh) -> Program:
 
 
 @lru_cache(maxsize=64)
-def sum_program(mesh: Mesh) -> Program:
-    """(a, b) -> a + b, leaf by leaf; `a` is donated."""
-    return Program(jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0), mesh)
+def sum_program(config: ModelConfig, capacity: Capacity, mesh: Mesh, trained: Trained = ALL) -> Program:
+    """(a, b) -> a + b of what gradient programs give, each in its place; `a` is donated."""
+    where, everywhere = shardings(abstract_params(config, capacity, trained), mesh), replicated(mesh)
+    places = (gradient_shardings(where, mesh, trained), everywhere)
+    add = jax.jit(
+        lambda a, b: jax.tree.map(jnp.add, a, b),
+        donate_argnums=0,
+        in_shardings=(places, places),
+        out_shardings=places,
+    )
+    return Program(add, mesh)
 
 
 @lru_cache(maxsize=64)

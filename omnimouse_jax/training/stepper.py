@@ -59,7 +59,7 @@ class Stepper:
             program = self.gradient_program(self.batches.plan.program(self.batches.regime(number, micro)))
             at = (state.step, self.seed, self.first_rows[micro])
             found = program(state.params, batch, step.touched, others, *at)
-            total = found if total is None else sum_program(self.parts.mesh)(total, found)
+            total = found if total is None else self.sum(total, found)
         return total
 
     def _others(self, number: int, step: Step) -> list[LossCounts]:
@@ -75,6 +75,11 @@ class Stepper:
     def gradient_program(self, layout: Layout) -> Program:
         parts = self.parts
         return gradient_program(parts.model, parts.capacity, layout, parts.mesh, parts.trained)
+
+    @cached_property
+    def sum(self) -> Program:
+        parts = self.parts
+        return sum_program(parts.model, parts.capacity, parts.mesh, parts.trained)
 
     @cached_property
     def update(self) -> Program:
@@ -110,7 +115,7 @@ class Stepper:
         yield self.update, (state, grads, step.touched, self.nothing.response, state.step)
         if len(step.batches) > 1:
             losses = dict.fromkeys(("loss", "loss/responses", "loss/behavior"), self.nothing.response)
-            yield sum_program(self.parts.mesh), ((grads, losses), (grads, losses))
+            yield self.sum, ((grads, losses), (grads, losses))
 
 
 def shaped_for(layout: Layout, batch: Batch, parts: Parts) -> Batch:

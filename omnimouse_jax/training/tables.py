@@ -41,12 +41,14 @@ def read(name: str, table: Array, touched: Touched, mesh: Mesh | None = None) ->
     """The touched rows of a table, on every device; zeros for rows that no table has."""
     rows = rows_in(touched, name)
 
+    mesh = _mesh_of(name, table, mesh)
+
     def local(part: Array, rows: Array) -> Array:
-        at, axes = _own(part, rows, mesh, name)
+        at, axes = _own(part, rows, mesh)
         found = part.at[at].get(mode="fill", fill_value=0)
         return jax.lax.psum(found, axes) if axes else found
 
-    return _on(mesh, name, local, (True, False), False)(table, rows)
+    return _on(mesh, local, (True, False), False)(table, rows)
 
 
 def write(
@@ -62,10 +64,10 @@ def write(
 
     `move(gradient, mean, square, parameter, steps)` -> (parameter, mean, square) works on rows; `grads`: (rows touched, ...).
     """
-    rows = rows_in(touched, name)
+    rows, mesh = rows_in(touched, name), _mesh_of(name, old.table, mesh)
 
     def local(old: Tabled, grads: Array, keep: Array, rows: Array) -> Tabled:
-        at, _ = _own(old.table, rows, mesh, name)
+        at, _ = _own(old.table, rows, mesh)
         at = jnp.where(keep, at, len(old.table))
         param, mean, square, steps = (part.at[at].get(mode="fill", fill_value=0) for part in old)
         steps = steps + 1
@@ -73,7 +75,7 @@ def write(
         new = Tabled(*move(grads, mean, square, param, steps.reshape(shape)), steps)
         return Tabled(*(part.at[at].set(rows, mode="drop") for part, rows in zip(old, new, strict=True)))
 
-    return _on(mesh, name, local, (True, False, False, False), True)(old, grads, keep, rows)
+    return _on(mesh, local, (True, False, False, False), True)(old, grads, keep, rows)
 
 
 def used_together(grads: dict[str, Array], touched: Touched) -> dict[str, Array]:
@@ -91,21 +93,23 @@ def positions(touched: Touched, name: str, rows: Array) -> Array:
     return jnp.searchsorted(rows_in(touched, name), rows).astype(jnp.int32)
 
 
-def _own(part: Array, rows: Array, mesh: Mesh | None, name: str) -> tuple[Array, tuple[str, ...]]:
+def _own(part: Array, rows: Array, mesh: Mesh | None) -> tuple[Array, tuple[str, ...]]:
     """Where rows are in this device's part of a table (behind its end where they are not), and the axes it is split over."""
-    axes = tuple(mesh.axis_names) if mesh is not None and _is_split(name) else ()
+    axes = tuple(mesh.axis_names) if mesh is not None else ()
     first = jax.lax.axis_index(axes) * len(part) if axes else 0
     at = rows - first
     return jnp.where((at >= 0) & (at < len(part)), at, len(part)), axes
 
 
-def _is_split(name: str) -> bool:
-    return name.startswith("neuron_")
+def _mesh_of(name: str, table: Array, mesh: Mesh | None) -> Mesh | None:
+    """The mesh if the table is split over it: as in `parallel.RULES`, a side that does not divide stays whole."""
+    split = mesh is not None and name.startswith("neuron_") and len(table) % mesh.size == 0
+    return mesh if split else None
 
 
-def _on(mesh: Mesh | None, name: str, local: Callable, inputs: tuple[bool, ...], output: bool) -> Callable:
+def _on(mesh: Mesh | None, local: Callable, inputs: tuple[bool, ...], output: bool) -> Callable:
     """`local` on every device of the mesh. True: the table or what is like it, in parts; False: whole everywhere."""
-    if mesh is None or not _is_split(name):
+    if mesh is None:
         return local
     parts = P(tuple(mesh.axis_names))
     specs = tuple(parts if split else P() for split in inputs)

@@ -2,7 +2,7 @@
 
 Invariants of the loop:
 - the state's step says which batch comes next, which regime it has and which random numbers it draws; nothing else does;
-- the host never waits for the device except to log, and then for the step before;
+- the host waits for the step before, never for the one that the device is at, except to validate and to save;
 - a checkpoint holds all that the loop reads, so a run that was stopped goes on as if it had not been;
 - a loss or gradient that is not finite changes no parameter, and is noticed before anything is saved.
 """
@@ -97,24 +97,27 @@ def train(
     metrics = track.Metrics(workdir, first, writes=is_first())
 
     clock, history = Clock(**meta.get("clock", {})), list(meta.get("validations", []))
-    last = first if exhausted(history, config.train.patience) else config.train.steps
+    last = config.train.steps
+    if exhausted(history, config.train.patience) and first < last:
+        say(f"ended at step {first}: no better validation in {config.train.patience}; raise train.patience to go on")
+        last = first
     cost = columns.of_work(parts, batches, last)
     if len(batches.plan.regimes) > cost["programs"]:
         more = f"{100 * cost['padding_flops']:.1f} % more FLOPs than exact shapes"
         say(f"{len(batches.plan.regimes)} regimes share {cost['programs']} programs, {more}")
-    n_compiled = _compile_ahead(stepper, state, mine, validation, clock) if first < last else 0
     scored: dict[str, float] = {}
     pending: tuple[int, Values] | None = None
-    told = ""
-    progress = Progress(last, first, label="train ")
-    clock.begin()
+    before: tuple[int, Values] | None = None
+    told, number, n_compiled = "", first, 0
 
     with StopSignal() as stop:
+        if first < last:
+            n_compiled = _compile_ahead(stepper, state, mine, validation, clock, stop, workdir)
+        progress = Progress(last, first, label="train ")
+        clock.begin()
         stream = batches.stream(first, last, mine, config.data.threads, config.data.ahead)
-        before: tuple[int, Values] | None = None
-        number = first
         while number < last:
-            loaded = _loaded(stream, number, first, parts, clock)
+            loaded = _loaded(stream, number, parts, clock)
             state, values = stepper(state, number, loaded)
             if before is not None:
                 _require_finite(stepper, state, *before, workdir, clock)
@@ -137,7 +140,7 @@ def train(
             if pending is not None:
                 told, pending = _log(metrics, *pending, clock, first, batches, scored), None
             metrics.sync()
-            kept = {**meta, "clock": clock.to_json(), "validations": history}
+            kept = {**meta, "clock": clock.to_json(), "validations": history, "scored": scored}
             saved.save(state, kept, scored.get("validation_loss"))
             if stopping:
                 saved.close()
@@ -147,11 +150,11 @@ def train(
                 say(f"no better validation in {config.train.patience}: ends at step {number} of {last}")
                 break
 
-    progress.show(number, told, force=True)
-    progress.close()
-    checkpoint_step = saved.step_named(config.evaluation.checkpoint)
-    saved.close()
-    metrics.close()
+        progress.show(number, told, force=True)
+        progress.close()
+        saved.close()  # within: a notice now must not cut off the last checkpoint
+        metrics.close()
+        checkpoint_step = _evaluated(saved, config)
     spent = clock.to_json() if number > first else dict(vars(clock))
     run = {
         **columns.of_data(parts, batches, number),
@@ -168,7 +171,7 @@ def train(
         "programs_compiled": n_compiled,
         "compile_seconds": spent["compile_seconds"],
         "checkpoint_step": checkpoint_step,
-        **scored,
+        **({} if checkpoint_step is None else saved.meta(checkpoint_step).get("scored", {})),
     }
     if is_first() and (first < last or not (workdir / "run.json").exists()):
         track.write_json(workdir / "run.json", run)
@@ -194,12 +197,24 @@ def training_batches(parts: Parts) -> TrainingBatches:
     )
 
 
+def _evaluated(saved: Checkpoints, config: ConfigDict) -> int | None:
+    """The step that evaluation will take; None if the config names one that was not kept."""
+    named = str(config.evaluation.checkpoint)
+    return saved.step_named(named) if named in ("best", "latest") or int(named) in saved.steps() else None
+
+
 def _compile_ahead(
-    stepper: Stepper, state: TrainState, mine: slice, validation: dict[str, EvaluationBatches], clock: Clock
+    stepper: Stepper,
+    state: TrainState,
+    mine: slice,
+    validation: dict[str, EvaluationBatches],
+    clock: Clock,
+    stop: StopSignal,
+    workdir: Path,
 ) -> int:
     """Compiles every program of the run before its first step, and says so: none of it is in the step times.
 
-    Returns how many there were to compile.
+    Returns how many there were to compile. Told to stop meanwhile, a process alone does (several agree at their first step).
     """
     start, parts = time.monotonic(), stepper.parts
     jobs: list[tuple[Program, tuple[Any, ...]]] = list(stepper.jobs(state, stepper.batches.load(int(state.step), mine)))
@@ -209,20 +224,25 @@ def _compile_ahead(
     for task in validation.values():
         program = predict_program(parts.model, parts.capacity, task.layout, parts.mesh, parts.trained)
         jobs.append((program, (state.params, shaped_for(task.layout, batch, parts))))
-    n = compile_ahead(jobs)
+    alone = jax.process_count() == 1
+    n = compile_ahead(jobs, lambda: alone and stop.signum is not None)
+    if alone and stop.signum is not None:
+        raise Interrupted(workdir, int(state.step), parts.config.train.steps, stop.signum)
     if n:
         say(f"compiled {n} programs in {time.monotonic() - start:.0f} s")
     clock.compile_seconds += time.monotonic() - start
     return n
 
 
-def _loaded(stream: Iterator[Step], number: int, first: int, parts: Parts, clock: Clock) -> Step:
+def _loaded(stream: Iterator[Step], number: int, parts: Parts, clock: Clock) -> Step:
     """The next step's batches. UserError if too many of their windows were damaged."""
     waited = time.monotonic()
     loaded = next(stream)
     clock.waiting_for_data += time.monotonic() - waited
     clock.windows_skipped += sum(int((~batch.row_mask).sum()) for batch in loaded.batches)
-    if clock.windows_skipped > max(MAY_SKIP, (number + 1 - first) * parts.config.data.batch_size // 10):
+    # The clock counts all stretches of the run, so the windows are counted from its beginning too.
+    seen = (number + 1) * parts.config.data.batch_size // jax.process_count()
+    if clock.windows_skipped > max(MAY_SKIP, seen // 10):
         raise UserError(
             f"step {number + 1}: {clock.windows_skipped} windows were damaged, more than a tenth",
             way_out=f"repair the store {parts.store.name}: ingest with --verify tells what is wrong",
@@ -239,12 +259,12 @@ def _require_finite(
     if stepper.parts.config.train.nonfinite == "stop":
         raise nonfinite.error(stepper, state, number, workdir)
     clock.steps_skipped += 1
-    regime = stepper.batches.regime(number).name
+    regime = _regimes(stepper.batches, number)
     say(f"step {number + 1}, regime {regime}: loss or gradient is not finite; skipped ({clock.steps_skipped} so far)")
     if clock.steps_skipped > max(MAY_SKIP, (number + 1) // 10):
         raise UserError(
             f"step {number + 1}: {clock.steps_skipped} steps were not finite, more than a tenth",
-            way_out="go on with --config.train.nonfinite=stop to see what causes it",
+            way_out="go on with --config.train.nonfinite=stop --allow-change train.nonfinite to see what causes it",
         )
 
 
@@ -268,18 +288,22 @@ def _log(
 ) -> str:
     """Writes the line of a step into metrics.jsonl; returns what the progress line says."""
     numbers = {name: float(value) for name, value in jax.device_get(values).items() if name != "finite"}
-    regimes = dict.fromkeys(batches.regime(step - 1, micro).name for micro in range(batches.accumulate))
     rate = (step - first) * batches.batch_size / clock.stretch
     waiting = clock.waiting_here / clock.stretch
     line = {
         **{name: number if np.isfinite(number) else None for name, number in numbers.items()},
-        "regime": ", ".join(regimes),
+        "regime": _regimes(batches, step - 1),
         "windows_per_s": rate,
         "waiting_for_data": waiting,
         "windows_skipped": clock.windows_skipped,
         "steps_skipped": clock.steps_skipped,
     }
-    metrics.write(step, {**line, **(scored or {})})
+    metrics.write(step, {**line, **{k: v if np.isfinite(v) else None for k, v in (scored or {}).items()}})
     told = f"loss {numbers['loss']:.4f}  {rate:.1f} windows/s  waiting for data {waiting:.0%}"
     told += f"  {clock.windows_skipped} damaged windows skipped" if clock.windows_skipped else ""
     return told + (f"  {clock.steps_skipped} steps skipped" if clock.steps_skipped else "")
+
+
+def _regimes(batches: TrainingBatches, number: int) -> str:
+    """Names of the regimes of a step's micro-batches."""
+    return ", ".join(dict.fromkeys(batches.regime(number, micro).name for micro in range(batches.accumulate)))

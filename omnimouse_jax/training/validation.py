@@ -16,12 +16,19 @@ from omnimouse_jax.training.step import TrainState
 def validation_batches(parts: Parts, sessions: Sequence[str]) -> dict[str, EvaluationBatches]:
     """Per task, the same windows each time: spread evenly over the validation tier. Empty without such a tier."""
     config = parts.config
+    needed = "train.patience needs validations"
     if not config.train.validation_windows:
+        if config.train.patience:
+            raise UserError(
+                f"config: {needed}", way_out="set --config.train.validation_windows, or --config.train.patience=0"
+            )
         return {}
     scored = tuple(config.evaluation.sessions) or sessions
     try:
         windows = parts.windows(scored, config.train.validation_tiers, config.evaluation.stride_s)
     except UserError as error:
+        if config.train.patience:
+            raise UserError(f"{needed}: {error.what}", way_out=error.way_out) from None
         print(f"no validation: {error}", file=sys.stderr)
         return {}
     numbers = np.linspace(0, len(windows) - 1, min(len(windows), config.train.validation_windows)).astype(int)
@@ -40,8 +47,10 @@ def validation_batches(parts: Parts, sessions: Sequence[str]) -> dict[str, Evalu
 
 def validate(parts: Parts, state: TrainState, batches: Mapping[str, EvaluationBatches]) -> dict[str, float]:
     """`validation_loss`, the mean over tasks, and each task's; {} where there is no validation tier."""
-    losses = {task: mean_losses(parts, state.params, of_task)["loss"] for task, of_task in batches.items()}
-    losses = {f"validation_loss/{task}": loss for task, loss in losses.items() if np.isfinite(loss)}
+    found = {task: mean_losses(parts, state.params, of_task) for task, of_task in batches.items()}
+    # A task that nothing was recorded for has no loss; one whose loss is not finite makes the checkpoint the worst.
+    losses = {f"validation_loss/{task}": of["loss"] for task, of in found.items() if of}
+    losses = {name: loss if np.isfinite(loss) else float("inf") for name, loss in losses.items()}
     return {"validation_loss": float(np.mean(list(losses.values()))), **losses} if losses else {}
 
 
