@@ -30,7 +30,7 @@ class Group:
     def __init__(
         self,
         task: str,
-        processes: int,
+        processes: int | str,
         *,
         devices: int = 1,
         flags: str = "",
@@ -51,7 +51,7 @@ class Group:
                 **told,
                 **(changes or {}).get(process, {}),
             }
-            for process in (range(processes) if only is None else only)
+            for process in (range(int(processes)) if only is None else only)
         ]
         self.flags = f"--xla_force_host_platform_device_count={devices} {flags}"
 

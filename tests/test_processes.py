@@ -169,6 +169,15 @@ def test_the_command_line_refuses_processes_with_other_configs(colony, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_machine_that_is_no_cluster_is_told_so(colony, tmp_path):
+    argv = ["train", "--config", "configs/tiny.py", "--store", colony, "--workdir", str(tmp_path / "run")]
+    with Group("cli", "auto", only=[0], argv=argv) as group:
+        group.wait(60)
+    assert group.statuses == [2]
+    assert "jax cannot join those of this cluster (coordinator_address should be defined.)" in group.errors[0]
+    assert "--processes 1 to run on this machine alone" in group.errors[0]
+
+
 def test_two_processes_train_as_one(colony, tmp_path):
     """The same losses and parameters; each process reads its own rows only."""
     quick = {"train__validation_windows": 0}  # a program less to compile

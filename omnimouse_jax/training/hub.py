@@ -68,7 +68,9 @@ class Hub(threading.Thread):
         self.server, self.processes, self.limits, self.welcome = server, processes, limits, welcome
         self.same, self.token = json.loads(json.dumps(same)), token  # as it arrives from the others
         self.guests: list[Guest] = []
-        self.met = self.refused = self.stopping = self.over = False
+        self.began = time.monotonic()
+        self.met = self.stopping = self.over = self.own_came = False
+        self.refused: tuple[str, str] | None = None  # what is wrong, the way out
         self.lost: Lost | None = None
         self.suspected: tuple[float, Lost] | None = None
         self.nobody_left = threading.Event()
@@ -81,8 +83,8 @@ class Hub(threading.Thread):
         self.nobody_left.wait(seconds)
 
     def run(self) -> None:
-        self.start_of_day = ticked = pinged = time.monotonic()
-        while not (self.met or self.refused) or self.guests:
+        ticked = pinged = time.monotonic()
+        while not (self.met or self.refused) or self.guests or not self.own_came:
             for key, _ in self.selector.select(self.limits.ping_s / 2):
                 if key.data is None:
                     self._accept()
@@ -151,7 +153,13 @@ class Hub(threading.Thread):
             processes, same = int(message["processes"]), dict(message["same"])
         except (KeyError, TypeError, ValueError):
             return self._drop(guest)
-        if self.met or self.refused:
+        if not 0 <= who.process < processes:
+            return self._drop(guest)
+        self.own_came |= who.process == 0
+        if self.refused:
+            guest.wire.try_send(refused=self.refused[0], way_out=self.refused[1])
+            return None
+        if self.met:
             guest.wire.try_send(refused=f"{who}: the run has begun without it", way_out="start each process once")
             return self._drop(guest)
         if problem := self._problem(who, processes, same):
@@ -214,7 +222,7 @@ class Hub(threading.Thread):
             if guest.who is None and now - guest.since > STRANGE_S:
                 self._drop(guest)
         if not self.met:
-            if now - self.start_of_day > self.limits.start_s and not self.refused:
+            if now - self.began > self.limits.start_s and not self.refused:
                 missing = [str(i) for i in range(self.processes) if i not in self.here]
                 here = ", ".join(str(g.who) for _, g in sorted(self.here.items()))
                 self._refuse(
@@ -240,7 +248,7 @@ class Hub(threading.Thread):
             self._tell_all(lost=lost.told())
 
     def _refuse(self, what: str, way_out: str) -> None:
-        self.refused = True
+        self.refused = (what, way_out)
         self._tell_all(refused=what, way_out=way_out)
 
     def _tell_all(self, **message: Any) -> None:

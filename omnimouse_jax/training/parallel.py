@@ -1,9 +1,9 @@
 """A mesh of named axes and one rule table. The same program runs on one CPU, eight fake ones, a GPU box or a TPU pod.
 
-Axes: `data` and `fsdp` split the rows of a batch; `fsdp` also splits the core's parameters and their moments, which are gathered for
-each gradient; `tensor` splits the matrices of attention and feed-forward layers, and the work on them. Neuron tables are split by
-rows over all three, so that nothing of a table's size ever travels, on meshes of 2, 4, 8, ... devices. On others, which do not
-divide a table's padded rows, every device holds it whole.
+Axes: `data` and `fsdp` split the rows of a batch; `fsdp` also splits the core's parameters and their moments, which are gathered
+for each gradient; `tensor` splits the matrices of attention and feed-forward layers, and the work on them. Neuron tables are
+split by rows over all three, so that nothing of a table's size ever travels, on meshes of 2, 4, 8, ... devices. On others, which
+do not divide a table's padded rows, every device holds it whole.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from omnimouse_jax.tokens.windows import few
 from omnimouse_jax.training import columns, nonfinite, track
 from omnimouse_jax.training.checkpoint import Checkpoints
 from omnimouse_jax.training.clock import Clock
+from omnimouse_jax.training.lock import alone_in
 from omnimouse_jax.training.parallel import local_rows, put_batch
 from omnimouse_jax.training.processes import StopSignal, is_first, say
 from omnimouse_jax.training.resume import as_in_run, start_or_resume
@@ -69,19 +70,29 @@ def train(
     workdir = Path(workdir)
     config, rows = as_in_run(config, workdir)
     parts = prepare(config, rows)
-    sessions = parts.store.chosen(config.data.sessions)
-    batches = training_batches(parts)
-    validation = validation_batches(parts, sessions)
-    stepper = Stepper(parts, batches)
-    mine = local_rows(parts.mesh, batches.micro_size)
+    stepper = Stepper(parts, training_batches(parts))
+    validation = validation_batches(parts, parts.store.chosen(config.data.sessions))
+    local_rows(parts.mesh, stepper.batches.micro_size)
+    with alone_in(workdir, needed=is_first()):
+        return _train(stepper, validation, workdir, labels or {}, allow_change)
 
+
+def _train(
+    stepper: Stepper,
+    validation: dict[str, EvaluationBatches],
+    workdir: Path,
+    labels: dict[str, Any],
+    allow_change: Sequence[str],
+) -> dict[str, Any]:
+    parts, batches = stepper.parts, stepper.batches
+    config, mine = parts.config, local_rows(parts.mesh, batches.micro_size)
     saved = Checkpoints(workdir, Retention.of(config.train))
     meta = {
         "config": config.to_dict(),
         "vocabulary": parts.vocabulary.to_json(),
         "data": {
             "windows": batches.windows.fingerprint(),
-            "sessions": {k: parts.store.summary(k)["check"] for k in sessions},
+            "sessions": {k: parts.store.summary(k)["check"] for k in parts.store.chosen(config.data.sessions)},
         },
         "version": __version__,
     }
@@ -160,7 +171,7 @@ def train(
         **columns.of_data(parts, batches, number),
         **columns.of_parameters(parts),
         **meta.get("parent", {}),
-        **(labels or {}),
+        **labels,
         "steps": number,
         **columns.of_work(parts, batches, number),
         "seconds": spent["seconds"],
