@@ -78,7 +78,7 @@ def override(config: ConfigDict, field: str, value: Any) -> None:
             raise UserError(f"config: {'.'.join(parents[: depth + 1])} has no fields", way_out=_nearest(config, field))
     old = _child(node, name, ".".join(parents), field, config)
     if isinstance(old, ConfigDict):
-        inside = ", ".join(f"{field}.{key}" for key in list(old)[:6])
+        inside = ", ".join(f"{field}.{key}" for key in old)
         raise UserError(f"config: {field} is a group of fields", way_out=f"set one of them: {inside}")
     with node.unlocked():
         node[name] = _of_type(value, old, field)

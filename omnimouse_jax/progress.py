@@ -9,10 +9,21 @@ from typing import TextIO
 
 
 class Progress:
-    """One line that says where a long job is: rewritten in place on a terminal, printed now and then elsewhere."""
+    """One line that says where a long job is: rewritten in place on a terminal, printed now and then elsewhere.
 
-    def __init__(self, total: int, first: int = 0, label: str = "", out: TextIO | None = None, every_s: float = 10.0):
-        self.total, self.first, self.label = total, first, label
+    Not `shown`: for processes that have another speak for them.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        first: int = 0,
+        label: str = "",
+        out: TextIO | None = None,
+        every_s: float = 10.0,
+        shown: bool = True,
+    ):
+        self.total, self.first, self.label, self.shown = total, first, label, shown
         self.out = out if out is not None else sys.stderr
         self.live = self.out.isatty()
         self.every_s = 0.5 if self.live else every_s
@@ -21,7 +32,7 @@ class Progress:
     def show(self, done: int, told: str = "", force: bool = False) -> None:
         """`done` of `total`; prints only when it is time to."""
         now = time.monotonic()
-        if not force and now - self.last < self.every_s:
+        if not self.shown or (not force and now - self.last < self.every_s):
             return
         self.last = now
         here = done - self.first
@@ -31,7 +42,7 @@ class Progress:
         self.out.flush()
 
     def close(self) -> None:
-        if self.live:
+        if self.live and self.shown:
             self.out.write("\r\x1b[K")
             self.out.flush()
 

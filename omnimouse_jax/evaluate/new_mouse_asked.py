@@ -35,7 +35,7 @@ class Asked:
     checkpoint: str = ""
     stages: tuple[str, ...] = ("tables",)
     minutes: tuple[float, ...] | None = None
-    start: str = "match"
+    start: str = "random"
     scratch: bool = True
     ridge: bool = True
     seed: int = 0

@@ -30,6 +30,7 @@ from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.training import adapters, optim, tables
 from omnimouse_jax.training.objective import LossCounts, LossSums, loss_counts, loss_sums
 from omnimouse_jax.training.parallel import batch_sharding, gathered, place, put_everywhere, replicated, shardings
+from omnimouse_jax.training.processes import is_first
 
 Tree = Any
 
@@ -153,7 +154,7 @@ def compile_ahead(jobs: Iterable[tuple[Program, tuple[Any, ...]]], given_up: Cal
     Returns early, within a second, once `given_up()`.
     """
     missing = list({(id(p), _shapes(args)): (p, args) for p, args in jobs if not p.has(*args)}.values())
-    progress = Progress(len(missing), label="compile ")
+    progress = Progress(len(missing), label="compile ", shown=is_first())
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         running = {pool.submit(program.executable, *args) for program, args in missing}
         try:

@@ -124,7 +124,7 @@ def _train(
     with StopSignal() as stop:
         if first < last:
             n_compiled = _compile_ahead(stepper, state, mine, validation, clock, stop, workdir)
-        progress = Progress(last, first, label="train ")
+        progress = Progress(last, first, label="train ", shown=is_first())
         clock.begin()
         stream = batches.stream(first, last, mine, config.data.threads, config.data.ahead)
         while number < last:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
+from omnimouse_jax.training.processes import say
 from omnimouse_jax.training.setup import Parts, mean_losses, regimes_of
 from omnimouse_jax.training.step import TrainState
 
@@ -29,7 +29,7 @@ def validation_batches(parts: Parts, sessions: Sequence[str]) -> dict[str, Evalu
     except UserError as error:
         if config.train.patience:
             raise UserError(f"{needed}: {error.what}", way_out=error.way_out) from None
-        print(f"no validation: {error}", file=sys.stderr)
+        say(f"no validation: {error}")
         return {}
     numbers = np.linspace(0, len(windows) - 1, min(len(windows), config.train.validation_windows)).astype(int)
     chosen = [windows[int(number)] for number in numbers]
