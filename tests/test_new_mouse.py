@@ -86,10 +86,10 @@ def test_one_call_adapts_compares_and_goes_on_where_it_was_killed(asked, monkeyp
     assert not moved[new.n_neurons :].any()
 
     assert {row["method"] for row in result["scores"]} == {"before", "adapted", "scratch", "ridge"}
-    minutes = {(row["method"], round(row["minutes"], 2)) for row in result["curve"]}
-    assert minutes == {(m, t) for m in ("adapted", "scratch", "ridge") for t in (0.2, round(20 / 60 + 0.05, 2))} or {
-        t for _, t in minutes
-    } == {0.2, max(t for _, t in minutes)}
+    points = {(row["method"], row["minutes"]) for row in result["curve"]}
+    most = max(minutes for _, minutes in points)
+    assert points == {(method, m) for method in ("adapted", "scratch", "ridge") for m in (0.2, most)}
+    assert most > 0.3
     of_neurons = result["per_neuron"][KEY]["stimulus"]
     assert {len(of_neurons[name]) for name in ("before", "adapted", "scratch", "ceiling")} == {10}
     assert all(len(row["recorded"]) == len(row["adapted"]) == len(row["seconds"]) for row in result["traces"])

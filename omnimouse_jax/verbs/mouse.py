@@ -54,7 +54,7 @@ def add(verb: AddVerb) -> None:
         help="points of the learning curve, such as 1,2,5 (default: 1,2,5,10,20,... up to all); none: no curve",
     )
     made.add_argument(
-        "--start", default="match", help="how new rows begin: match (default), mean, neighbours, regression, random"
+        "--start", default="random", help="how new rows begin: random (default), match, mean, neighbours, regression"
     )
     made.add_argument("--steps", type=int, default=0, help="most steps of a stage (default: 400)")
     made.add_argument("--scratch-steps", type=int, default=0, help="most steps of a model from scratch (default: 2000)")
