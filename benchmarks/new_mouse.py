@@ -54,7 +54,7 @@ NEW = {"n_animals": 4, "train_minutes": 20.0, "validation_clips": 4, "name": "n"
 MINUTES = (1.0, 2.0, 5.0, 10.0, 20.0)
 TASKS = ("stimulus", "behavior")
 #: Steps at most, steps between validations, validations without a better one that end it.
-PRETRAINING, ROWS, SCRATCH = 20_000, Length(400, 20, 6), Length(1500, 100, 4)
+PRETRAINING, ROWS, SCRATCH = 5000, Length(400, 20, 6), Length(1500, 100, 4)
 SCRATCH_RATES = (1.0, 0.3)
 #: The same of real mice: fixed numbers of steps.
 REAL_PRETRAINING, REAL_ROWS, REAL_SCRATCH = 1000, 250, 500

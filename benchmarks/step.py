@@ -28,9 +28,11 @@ from omnimouse_jax.model.flops import forward_flops, train_flops
 from omnimouse_jax.tokens import regimes
 from omnimouse_jax.tokens.batch import Batch
 from omnimouse_jax.tokens.layout import Layout
+from omnimouse_jax.tokens.touched import Touched
 from omnimouse_jax.training import optim, step
 from omnimouse_jax.training.doctor import abstract_batch
-from omnimouse_jax.training.parallel import make_mesh, put_batch
+from omnimouse_jax.training.objective import LossCounts
+from omnimouse_jax.training.parallel import make_mesh, put_batch, put_everywhere
 
 REGIME = "train_video30_population_1024"
 BUILT = 1024  # rows of the neuron table for `tiny`; released sizes get 8,192
@@ -120,26 +122,32 @@ class Path:
     """One model, compiled: a forward pass and a full step on random data."""
 
     def __init__(self, config: ModelConfig, layout: Layout, capacity: step.Capacity, batch_size: int):
-        mesh = make_mesh(1, 1)
+        mesh = make_mesh()
         self.state = step.init_state(config, capacity, 0, mesh)
         self.batch = put_batch(random_batch(config, layout, capacity, batch_size), mesh)
-        self.owner = jax.device_put(jnp.zeros(capacity.neurons, jnp.int32))
-        self.seed = jnp.int32(0)
+        rows = np.arange(capacity.neurons, dtype=np.int32)  # the whole table: a step's sessions have as many neurons
+        few = np.arange(batch_size, dtype=np.int32)
+        self.touched = put_everywhere(Touched(rows, np.zeros_like(rows), few, few), mesh)
+        self.number, self.others = jnp.int32(0), LossCounts(jnp.float32(0), jnp.float32(0))
         self.gradient = step.gradient_program(config, capacity, layout, mesh)
         self.predict = step.predict_program(config, capacity, layout, mesh)
         self.update = step.update_program(config, capacity, optim.AdamW(), mesh)
         start = time.perf_counter()
-        compiled = self.gradient.executable(self.state.params, self.batch, self.state.step, self.seed)
+        compiled = self.gradient.executable(*self.arguments())
         self.compile_s = time.perf_counter() - start
         plan = compiled.memory_analysis()
         self.memory_bytes = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+
+    def arguments(self) -> tuple[Any, ...]:
+        numbers = (self.number, self.number, self.number)
+        return self.state.params, self.batch, self.touched, self.others, *numbers
 
     def forward(self) -> Any:
         return self.predict(self.state.params, self.batch)
 
     def step(self) -> Any:
-        grads, losses = self.gradient(self.state.params, self.batch, self.state.step, self.seed)
-        self.state, _ = self.update(self.state, grads, self.batch.session_rows, self.batch.row_mask, self.owner)
+        grads, losses = self.gradient(*self.arguments())
+        self.state, _ = self.update(self.state, grads, self.touched, losses["loss"], self.state.step + 0)
         return losses, self.state.step
 
 
@@ -152,9 +160,9 @@ def random_batch(config: ModelConfig, layout: Layout, capacity: step.Capacity, r
             return np.ones(shape.shape, bool)
         if shape.dtype == np.float32:
             return rng.exponential(1.0, shape.shape).astype(np.float32)
-        return rng.integers(0, 64, shape.shape).astype(shape.dtype)
+        return rng.integers(0, min(64, rows), shape.shape).astype(shape.dtype)
 
-    batch = Batch(*map(filled, abstract_batch(config, layout, rows, make_mesh(1, 1))))
+    batch = Batch(*map(filled, abstract_batch(config, layout, rows, make_mesh())))
     rows_of = np.stack([rng.permutation(capacity.neurons)[: layout.n_neurons] for _ in range(rows)])
     return batch._replace(neuron_rows=rows_of.astype(np.int32))
 

@@ -172,7 +172,8 @@ def gradient(program: Layout):
     graph, _ = graph_and_params()
 
     def loss(params, batch):
-        predictions = nnx.merge(graph, params)(batch, program, dropout_key=jax.random.key(0))
+        keys = jax.random.split(jax.random.key(0), len(batch.row_mask))
+        predictions = nnx.merge(graph, params)(batch, program, dropout_keys=keys)
         return loss_sums(predictions, batch, program, MICRO).means(MICRO)["loss"], predictions
 
     return quick_jit(jax.value_and_grad(loss, has_aux=True))

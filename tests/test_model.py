@@ -70,12 +70,12 @@ def graph_and_params(config: ModelConfig = MICRO):
 @functools.cache
 def program(layout: Layout, config: ModelConfig = MICRO):
     graph, _ = graph_and_params(config)
-    return quick_jit(lambda params, batch, key=None: nnx.merge(graph, params)(batch, layout, dropout_key=key))
+    return quick_jit(lambda params, batch, keys=None: nnx.merge(graph, params)(batch, layout, dropout_keys=keys))
 
 
-def predict(batch: Batch, layout: Layout, config: ModelConfig = MICRO, key=None):
+def predict(batch: Batch, layout: Layout, config: ModelConfig = MICRO, keys=None):
     _, params = graph_and_params(config)
-    return jax.tree.map(np.asarray, program(layout, config)(params, showing(layout, batch, config), key))
+    return jax.tree.map(np.asarray, program(layout, config)(params, showing(layout, batch, config), keys))
 
 
 def showing(layout: Layout, batch: Batch, config: ModelConfig = MICRO) -> Batch:
@@ -292,7 +292,7 @@ def test_gradients_reach_every_parameter_and_stay_finite():
     )
 
     def total(params):
-        prediction = nnx.merge(graph, params)(batch, ALL_IN, dropout_key=jax.random.key(1))
+        prediction = nnx.merge(graph, params)(batch, ALL_IN, dropout_keys=jax.random.split(jax.random.key(1), 2))
         return jnp.sum(jnp.sin(prediction.responses[0]))
 
     unused = {"core/behavior_out"}
@@ -317,7 +317,7 @@ def test_stochastic_depth_needs_a_key_and_drops_whole_rows():
     batch = random_batch(4, config=config)
     still = predict(batch, ALL_IN, config)
     assert_same(still, predict(batch, ALL_IN, config))
-    one, again, other = (predict(batch, ALL_IN, config, jax.random.key(i)) for i in (0, 0, 1))
+    one, again, other = (predict(batch, ALL_IN, config, jax.random.split(jax.random.key(i), 2)) for i in (0, 0, 1))
     assert_same(one, again)
     assert np.abs(one.responses[0] - other.responses[0]).max() > 0
 

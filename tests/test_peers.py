@@ -35,7 +35,7 @@ def test_a_killed_process_stops_the_others_which_name_it(victim):
     for process in {0, 1, 2} - {victim}:
         assert group.statuses[process] == 76
         who = rf"process {victim} \(host \S+, pid {group.pids[victim]}\)"
-        kept = r"The last checkpoint is kept: run the same command again to go on\."
+        kept = r"Start all processes again: they go on from the newest checkpoint, if there is one\."
         line = rf"error: {who} died without a word .*; process {process} stops too\. {kept}\n"
         assert re.fullmatch(line, group.errors[process])
         assert group.ended[process] - group.acted_at < SOON_S

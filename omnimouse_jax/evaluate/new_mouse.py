@@ -48,14 +48,21 @@ from omnimouse_jax.training.setup import Parts, prepare
 from omnimouse_jax.training.step import Trained
 
 
-def finetune(asked: Asked, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Does it all; returns what is in OUT/result.json. UserError before anything is trained where it cannot be done."""
+def finetune(asked: Asked, say: Callable[[str], None] = print, command: str = "") -> dict[str, Any]:
+    """Does it all; returns what is in OUT/result.json. UserError before anything is trained where it cannot be done.
+
+    `command`: how to do it again, for the page.
+    """
     require_sensible(asked)
     require_same_call(asked)
     before = Before.of(asked.run, asked.checkpoint)
     checks.require_new(asked.sessions, before.vocabulary, str(asked.run))
     work = _Work(asked, before, say)
     told = work.tell()
+    if before.step and not (asked.run / "run.json").exists():
+        of = before.config.train.steps
+        told.append(f"note: {asked.run} is not done (step {before.step} of {of}): go on training it for a better start")
+        say(told[-1])
     track.write_json(asked.workdir / "asked.json", asked.to_json())
     result: dict[str, Any] = {
         "from": str(asked.run),
@@ -64,6 +71,7 @@ def finetune(asked: Asked, say: Callable[[str], None] = print) -> dict[str, Any]
         "sessions": list(asked.sessions),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
+        "command": command,
         "told": told,
         "start": asked.start,
         "seed": asked.seed,

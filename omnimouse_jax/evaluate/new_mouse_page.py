@@ -248,9 +248,8 @@ def _reproduce(result: Mapping[str, Any]) -> str:
     session = " ".join(f"--session {shlex.quote(key)}" for key in keys)
     stages = ",".join(str(stage["name"]) for stage in result.get("stages") or [])
     run, store = shlex.quote(str(result.get("from"))), shlex.quote(str(result.get("store")))
-    commands = [
-        f"omnimouse-jax finetune --from {run} --store {store} {session} --stages {stages or 'tables'} --workdir NEW",
-    ]
+    plain = f"omnimouse-jax finetune --from {run} --store {store} {session} --stages {stages or 'tables'} --workdir NEW"
+    commands = [str(result.get("command") or plain)]
     if result.get("run"):
         adapted, regime = str(result["run"]), next(iter((result.get("tasks") or {}).values()), "stimulus")
         asked = f"{session} --regime {shlex.quote(regime)} --out predictions.zarr"

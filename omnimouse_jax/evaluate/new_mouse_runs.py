@@ -22,7 +22,7 @@ from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.evaluate.starts import host, start_tables
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.vocabulary import Vocabulary
-from omnimouse_jax.training import adapters
+from omnimouse_jax.training import adapters, defaults
 from omnimouse_jax.training.branch import start_run_from
 from omnimouse_jax.training.checkpoint import FOLDER
 from omnimouse_jax.training.parallel import place
@@ -93,6 +93,8 @@ def config_for(
     config.train.steps, config.train.checkpoint_every = length.steps, length.every
     config.train.log_every = min(config.train.log_every, length.every)
     config.train.patience = length.patience
+    if length.patience and not config.train.validation_windows:  # the pre-training may have gone without
+        config.train.validation_windows = defaults.base().train.validation_windows
     config.train.accumulate = 1
     config.train.keep, config.train.keep_every, config.train.keep_minutes = 1, 0, 0.0
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, max(1, length.steps // 20))

@@ -119,9 +119,10 @@ class Vocabulary:
 
     def session_row(self, key: str) -> int:
         if key not in self._session_rows:
+            some = ", ".join(list(self._session_rows)[:5]) + (", ..." if len(self.sessions) > 5 else "")
             raise UserError(
                 f"session {key}: not among the {len(self.sessions)} sessions this model was trained on",
-                way_out="name one of them, or train a model that includes it",
+                way_out=f"name one of them ({some}), or adapt the model to it with `omnimouse-jax finetune`",
             )
         return self._session_rows[key]
 

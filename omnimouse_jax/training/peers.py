@@ -246,7 +246,7 @@ class Member(threading.Thread):
             return
         if self.hub is not None:
             self.hub.wait_until_alone(GRACE_S + 5.0)  # when process 0 goes, jax aborts those who are still there
-        kept = "The last checkpoint is kept: run the same command again to go on."
+        kept = "Start all processes again: they go on from the newest checkpoint, if there is one."
         leave(f"error: {self.lost}; process {self.process} stops too. {kept}", PEER_LOST)
 
     def _wait(self, event: threading.Event) -> None:

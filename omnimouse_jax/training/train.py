@@ -161,7 +161,10 @@ def _train(
                 say(f"no better validation in {config.train.patience}: ends at step {number} of {last}")
                 break
 
-        progress.show(number, told, force=True)
+        if first < last:
+            progress.show(number, told, force=True)
+        else:
+            say(f"trained already: {first} steps")
         progress.close()
         saved.close()  # within: a notice now must not cut off the last checkpoint
         metrics.close()

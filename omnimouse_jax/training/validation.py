@@ -16,20 +16,19 @@ from omnimouse_jax.training.step import TrainState
 def validation_batches(parts: Parts, sessions: Sequence[str]) -> dict[str, EvaluationBatches]:
     """Per task, the same windows each time: spread evenly over the validation tier. Empty without such a tier."""
     config = parts.config
-    needed = "train.patience needs validations"
     if not config.train.validation_windows:
         if config.train.patience:
             raise UserError(
-                f"config: {needed}", way_out="set --config.train.validation_windows, or --config.train.patience=0"
+                "config: train.patience needs validations",
+                way_out="set --config.train.validation_windows, or --config.train.patience=0",
             )
         return {}
     scored = tuple(config.evaluation.sessions) or sessions
     try:
         windows = parts.windows(scored, config.train.validation_tiers, config.evaluation.stride_s)
     except UserError as error:
-        if config.train.patience:
-            raise UserError(f"{needed}: {error.what}", way_out=error.way_out) from None
-        say(f"no validation: {error}")
+        so = ", and so no early end" if config.train.patience else ""
+        say(f"no validation{so}: {error}")
         return {}
     numbers = np.linspace(0, len(windows) - 1, min(len(windows), config.train.validation_windows)).astype(int)
     chosen = [windows[int(number)] for number in numbers]

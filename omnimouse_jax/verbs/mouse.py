@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from omnimouse_jax.errors import UserError
@@ -103,7 +105,7 @@ def finetune(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         lengths=lengths,
     )
-    result = work(asked)
+    result = work(asked, command=shlex.join(["omnimouse-jax", *sys.argv[1:]]))
     print(summary(result))
     print(f"adapted run: {result['run']}   page: {result['page']}")
 

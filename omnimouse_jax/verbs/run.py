@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def train(arguments: argparse.Namespace) -> None:
         first = is_first()
     if first:
         print(
-            f"trained {run['steps']} steps in {run['seconds']:.0f} s ({run['programs_compiled']} programs compiled in "
-            f"{run['compile_seconds']:.0f} s)   next: omnimouse-jax evaluate {workdir}"
+            f"trained {run['steps']} steps in {run['seconds']:.0f} s, and {run['compile_seconds']:.0f} s of compiling   "
+            f"next: omnimouse-jax evaluate {workdir}"
         )
 
 
@@ -115,8 +116,11 @@ def anneal(arguments: argparse.Namespace) -> None:
             apply(config, flag)
 
     run = Path(arguments.run)
-    for step in arguments.step:
+    for number, step in enumerate(arguments.step, 1):
         folder = branch_folder(run, step, arguments.steps, arguments.workdir)
+        told = f"branch {number} of {len(arguments.step)}: {folder}, from step {step} to {step + arguments.steps}"
+        longer = " (longer than the run before it: --steps says how long)" if arguments.steps > step else ""
+        print(told + longer, file=sys.stderr, flush=True)
         done = anneal(run, step, arguments.steps, folder, change)
         print(f"{folder}: annealed from step {step} to {done['steps']}")
         print(table(evaluate_run(folder)["rows"]))
