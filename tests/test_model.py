@@ -317,7 +317,7 @@ def test_stochastic_depth_needs_a_key_and_drops_whole_rows():
     batch = random_batch(4, config=config)
     still = predict(batch, ALL_IN, config)
     assert_same(still, predict(batch, ALL_IN, config))
-    one, again, other = (predict(batch, ALL_IN, config, jax.random.split(jax.random.key(i), 2)) for i in (0, 0, 1))
+    one, again, other = (predict(batch, ALL_IN, config, jax.random.split(jax.random.key(i), 4)) for i in (0, 0, 1))
     assert_same(one, again)
     assert np.abs(one.responses[0] - other.responses[0]).max() > 0
 

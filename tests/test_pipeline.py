@@ -38,7 +38,8 @@ def equal(a, b) -> bool:
 def test_a_batch_is_a_pure_function_of_seed_and_step(cutter):
     first, again, other = training(cutter), training(cutter), training(cutter, seed=4)
     streamed = list(first.stream(2, 5, slice(None), threads=2, ahead=3))
-    for step, batch in enumerate(streamed, start=2):
+    for step, loaded in enumerate(streamed, start=2):
+        (batch,) = loaded.batches
         assert equal(batch, again[step])
         assert first.regime(step) == again.regime(step)
         assert not equal(batch, other[step])

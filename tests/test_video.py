@@ -126,7 +126,7 @@ def test_arranging_is_undone():
 
 def test_drop_path_keeps_the_mean():
     x = jnp.ones((4000, 1, 2))
-    out = np.asarray(drop_path(x, 0.25, jax.random.key(0)))
+    out = np.asarray(drop_path(x, 0.25, jax.random.split(jax.random.key(0), 4000)))
     assert set(np.unique(out)) == {np.float32(0.0), np.float32(1 / 0.75)}
     assert (out[..., 0] == out[..., 1]).all()
     assert out.mean() == pytest.approx(1.0, abs=0.03)
