@@ -7,7 +7,7 @@ A step trains a small model (d_embedding 256) on windows of four sessions of 2,0
 rows of the four sessions are updated. Tables of all sizes are held at once and take turns, so that a busy machine slows all of
 them; told are medians, and medians of ratios to the smallest within a turn. Dense optax: the gradient of the same gather with
 respect to the whole table and `optax.adamw` on it, without a model; to be compared with the update. The last part compiles the
-same step for eight fake devices and lists its collectives; nothing in it is as long as a device's part of a table.
+same step for eight fake devices, at two sizes of the tables, and lists its collectives: they should be the same.
 """
 
 from __future__ import annotations
