@@ -5,7 +5,9 @@ Programs are kept by what decides them (model, settings, layout, mesh), so sever
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
@@ -121,6 +123,10 @@ def state_shardings(config: ModelConfig, capacity: Capacity, mesh: Mesh, trained
     return shardings(abstract_state(config, capacity, trained), mesh)
 
 
+#: On a CPU the compiler itself uses all cores, and two threads that read its cache at once have crashed it.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class Program:
     """A jitted function whose executables can be made ahead: one per set of argument shapes."""
 
@@ -136,7 +142,9 @@ class Program:
         key = _shapes(args)
         if key not in self.executables:
             with jax.set_mesh(self.mesh):  # kernels that a compiler cannot split ask for it
-                self.executables[key] = self.jitted.lower(*args).compile()
+                lowered = self.jitted.lower(*args)
+                with _ONE_AT_A_TIME if jax.default_backend() == "cpu" else contextlib.nullcontext():
+                    self.executables[key] = lowered.compile()
         return self.executables[key]
 
     def has(self, *args: Any) -> bool:
