@@ -85,7 +85,8 @@ batches = batches_of(store, mixture)
 size = batches.batch_size // int(ranks)
 rows = slice(int(rank) * size, (int(rank) + 1) * size)
 with open(out, "a") as file:
-    for step, batch in enumerate(batches.stream(int(first), int(last), rows, int(threads), 3), start=int(first)):
+    for step, loaded in enumerate(batches.stream(int(first), int(last), rows, int(threads), 3), start=int(first)):
+        (batch,) = loaded.batches
         print(step, batches.regime(step).name, *digest(batch), file=file, flush=True)
 """
 
