@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import re
 import statistics
@@ -222,7 +223,7 @@ def collectives(sizes: list[int]) -> list[str]:
             steps = Steps(rows, axes, "session", built=False)
             part = steps.capacity.neurons * E // 8
             for name, program in zip(("gradient", "update"), steps.programs(), strict=True):
-                found = Counter(_collectives(program.as_text()))
+                found = Counter(collectives_in(program.as_text()))
                 largest = max((size for _, size in found), default=0)
                 kinds: Counter[str] = Counter()
                 for (kind, _), n in found.items():
@@ -234,19 +235,14 @@ def collectives(sizes: list[int]) -> list[str]:
     return lines
 
 
-def _collectives(text: str) -> list[tuple[str, int]]:
+def collectives_in(text: str) -> list[tuple[str, int]]:
+    """(kind, numbers in its largest array) of every collective in a compiled program's text."""
     found = []
     for shape, kind in re.findall(
         r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(", text
     ):
-        sides = [[int(n) for n in dims.split(",") if n] for dims in re.findall(r"\w+\[([\d,]*)\]", shape)]
-        sizes = [1]
-        for side in sides:
-            size = 1
-            for n in side:
-                size *= n
-            sizes.append(size)
-        found.append((kind, max(sizes)))
+        sizes = [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w+\[([\d,]*)\]", shape)]
+        found.append((kind, max(sizes, default=1)))
     return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.tables import collectives_in
 from omnimouse_jax.tokens.vocabulary import Vocabulary
 from omnimouse_jax.training.setup import prepare
 from omnimouse_jax.training.step import init_state
@@ -113,17 +113,6 @@ def test_the_gradient_of_mixed_micro_batches_is_that_of_their_sum(colony):
     assert not np.delete(whole, rows[there], axis=0).any()
 
 
-def collectives(text: str) -> list[tuple[str, int]]:
-    """(kind, elements) of every collective in a compiled program."""
-    found = []
-    for shape, kind in re.findall(
-        r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(", text
-    ):
-        sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in re.findall(r"\w+\[([\d,]*)\]", shape)]
-        found.append((kind, max(sizes, default=1)))
-    return found
-
-
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
 def test_nothing_of_a_table_s_size_travels_and_traffic_does_not_grow_with_it(colony, axes):
     """The same step with tables of 8,192 and of 65,536 rows: the same collectives, none of them as long as a table."""
@@ -136,7 +125,7 @@ def test_nothing_of_a_table_s_size_travels_and_traffic_does_not_grow_with_it(col
         grown = Stepper(parts.__class__(**{**vars(parts), "capacity": wide}), stepper.batches)
         state = init_state(parts.model, wide, 0, parts.mesh)
         jobs = list(grown.jobs(state, grown.batches.load(0, slice(None))))
-        seen[rows] = [collectives(program.executable(*args).as_text()) for program, args in jobs]
+        seen[rows] = [collectives_in(program.executable(*args).as_text()) for program, args in jobs]
     assert seen[8_192] == seen[65_536]
     assert any(seen[8_192])
     of_a_device = 65_536 * parts.model.d_embedding / 8

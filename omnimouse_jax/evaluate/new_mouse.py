@@ -199,11 +199,11 @@ class _Work:
             yield job
             done += weight
 
-    def _config(self, stage: str, keys: Sequence[str], minutes: float) -> Any:
+    def _config(self, stage: str, keys: Sequence[str], minutes: float, length: str = "") -> Any:
+        """`length`: which of the lengths asked for, if not the stage's own."""
         asked = self.asked
-        return config_for(
-            self.before.config, asked.store, keys, minutes, asked.lengths[stage], STAGES[stage], asked.seed
-        )
+        how_long = asked.lengths[length or stage]
+        return config_for(self.before.config, asked.store, keys, minutes, how_long, STAGES[stage], asked.seed)
 
     def _before(self, result: dict[str, Any]) -> None:
         folder = self.folder("before")
@@ -251,15 +251,7 @@ class _Work:
         self._curve(result, found, "adapted", minutes, self.asked.sessions)
 
     def _scratch(self, key: str, minutes: float, rate: float) -> dict[str, Any]:
-        config = self._config("core", [key], minutes)
-        length = self.asked.lengths["scratch"]
-        config.train.steps, config.train.checkpoint_every, config.train.patience = (
-            length.steps,
-            length.every,
-            length.patience,
-        )
-        config.optimizer.warmup_steps = min(self.before.config.optimizer.warmup_steps, max(1, length.steps // 20))
-        config.optimizer.anneal_steps = length.steps - config.optimizer.warmup_steps
+        config = self._config("core", [key], minutes, "scratch")
         for group in (config.optimizer.shared, config.optimizer.session):
             group.learning_rate = group.learning_rate * rate
         where = f"curve/{minutes:g}min" if minutes else "."

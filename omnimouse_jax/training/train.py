@@ -72,20 +72,21 @@ def train(
     parts = prepare(config, rows)
     stepper = Stepper(parts, training_batches(parts))
     validation = validation_batches(parts, parts.store.chosen(config.data.sessions))
-    local_rows(parts.mesh, stepper.batches.micro_size)
+    mine = local_rows(parts.mesh, stepper.batches.micro_size)
     with alone_in(workdir, needed=is_first()):
-        return _train(stepper, validation, workdir, labels or {}, allow_change)
+        return _train(stepper, mine, validation, workdir, labels or {}, allow_change)
 
 
 def _train(
     stepper: Stepper,
+    mine: slice,
     validation: dict[str, EvaluationBatches],
     workdir: Path,
     labels: dict[str, Any],
     allow_change: Sequence[str],
 ) -> dict[str, Any]:
     parts, batches = stepper.parts, stepper.batches
-    config, mine = parts.config, local_rows(parts.mesh, batches.micro_size)
+    config = parts.config
     saved = Checkpoints(workdir, Retention.of(config.train))
     meta = {
         "config": config.to_dict(),
