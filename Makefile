@@ -30,7 +30,7 @@ demo: setup
 	took=$$(( $$(date +%s) - start )); echo "demo took $$((took / 60)) min $$((took % 60)) s"
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +25,25 @@ _hook = install_import_hook("omnimouse_jax", "beartype.beartype")
 
 
 import pytest  # noqa: E402
+
+
+#: A process may have 65,530 mapped regions on Linux, each executable takes some, and a compiler that gets none crashes.
+MANY_REGIONS = 25_000
+
+
+@pytest.fixture(autouse=True)
+def few_executables():
+    """Forgets all compiled programs, ours and jax's, once this process holds very many."""
+    yield
+    regions = Path("/proc/self/maps")
+    if not regions.exists() or len(regions.read_bytes().splitlines()) < MANY_REGIONS:
+        return
+    for module in [module for name, module in sys.modules.items() if name.startswith("omnimouse_jax.")]:
+        for value in list(vars(module).values()):
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
