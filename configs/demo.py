@@ -6,12 +6,14 @@ How long: 6 to 7 minutes on two CPU cores (docs/performance.md); `make demo` pri
 Score: the page at the end says, with intervals. Three levels over less than a decade carry no exponent, and it says that too.
 Command:
   omnimouse-jax synthesize stores/demo --preset demo
-  omnimouse-jax sweep --config configs/demo.py --store stores/demo --workdir studies/demo
+  omnimouse-jax sweep plan --config configs/demo.py --store stores/demo --out studies/demo
+  omnimouse-jax sweep launch studies/demo --wait
   omnimouse-jax report studies/demo
 """
 
 from ml_collections import ConfigDict
 
+from omnimouse_jax.scaling.plan import default_study
 from omnimouse_jax.training.defaults import base
 
 #: Prediction from screen and behaviour, forecasting, decoding (docs/regimes.md).
@@ -52,11 +54,9 @@ def get_config() -> ConfigDict:
     config.evaluation.batch_size = 16
     config.evaluation.tasks = ConfigDict(TASKS)
 
-    config.study = ConfigDict()
+    config.study = default_study()
     config.study.name = "demo"
     config.study.sizes = ConfigDict(SIZES)
-    config.study.sessions = (3, 7, 16)  # data amounts
-    config.study.evaluation_sessions = 3  # the first of the store, in every subset
-    config.study.orders = 1  # independent nested orders of the other sessions
-    config.study.seeds = (0,)
+    config.study.amounts = (3, 7, 16)
+    config.study.evaluation_sessions = 3
     return config

@@ -4,7 +4,8 @@ What: towers of 8 and 16 channels on 1 and 3 tiny synthetic mice, one task, 40 s
 How long: about a minute on two CPU cores, compilation included.
 Command:
   omnimouse-jax synthesize stores/tiny --preset tiny
-  omnimouse-jax sweep --config configs/first_study.py --store stores/tiny --workdir studies/first
+  omnimouse-jax sweep plan --config configs/first_study.py --store stores/tiny --out studies/first
+  omnimouse-jax sweep launch studies/first --wait
   omnimouse-jax report studies/first
 """
 
@@ -28,6 +29,6 @@ def get_config() -> ConfigDict:
     config.train.validation_windows = 8
     config.study.name = "first"
     config.study.sizes = ConfigDict({"XS": {"d_model": 8, "n_heads": 2}, "S": {"d_model": 16, "n_heads": 2}})
-    config.study.sessions = (1, 3)
+    config.study.amounts = (1, 3)
     config.study.evaluation_sessions = 1
     return config

@@ -47,14 +47,14 @@ def _from_json(path: Path) -> ConfigDict:
     missing = [group for group in GROUPS if not isinstance(values, dict) or not isinstance(values.get(group), dict)]
     if missing:
         raise UserError(f"config file {path} has no group {missing[0]!r}", way_out="name a run's config.json")
-    return ConfigDict(_tuples(values))
+    return ConfigDict(tuples(values))
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """JSON lists back to the tuples that configs hold."""
     if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+        return {key: tuples(inner) for key, inner in value.items()}
+    return tuple(tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def _from_python(path: Path) -> ConfigDict:

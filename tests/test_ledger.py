@@ -9,7 +9,9 @@ import pytest
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling import ledger
-from omnimouse_jax.scaling.ledger import COLUMNS, collect, finished, missing, read
+from omnimouse_jax.scaling.collect import collect
+from omnimouse_jax.scaling.ledger import COLUMNS, finished, missing, read
+from omnimouse_jax.scaling.plan import Cell, Plan
 from tests.planted import planted_study, write
 
 
@@ -30,9 +32,34 @@ def test_rows_survive_the_file_with_their_types(study: Path, tmp_path: Path) -> 
     assert [p.name for p in path.parent.iterdir()] == ["ledger.csv"]  # no temporary file is left
 
 
+def test_a_parquet_file_holds_the_same_rows(study: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    rows = collect(study)
+    assert read(ledger.write(rows, tmp_path / "ledger.parquet")) == rows
+    with pytest.raises(UserError, match=r"\.csv or \.parquet"):
+        ledger.write(rows, tmp_path / "ledger.xls")
+
+
+def test_annealed_branches_are_rows_of_their_own(study: Path) -> None:
+    run, branch = study / "1M-2-0", study / "1M-2-0" / "anneal" / "500-100"
+    own = json.loads((run / "run.json").read_text())
+    told = {k: v for k, v in own.items() if k not in ("run_id", "study", "size", "data_order")}
+    branch.mkdir(parents=True)
+    write(branch / "run.json", {**told, "steps": 600, "parent": str(run), "parent_step": 500})
+    assert [r["error"] for r in collect(study) if r["run_id"] == "1M-2-0@500"] == ["not evaluated: no evaluation.json"]
+    write(branch / "evaluation.json", json.loads((run / "evaluation.json").read_text()))
+    rows = [r for r in finished(collect(study)) if r["run_id"] == "1M-2-0@500"]
+    assert len(rows) == 2 * 3
+    assert {(r["parent"], r["anneal_from"], r["steps"], r["study"], r["size"]) for r in rows} == {
+        ("1M-2-0", 500, 600, own["study"], "1M")
+    }
+    assert {(r["parent"], r["anneal_from"]) for r in finished(collect(study)) if "@" not in r["run_id"]} == {("", None)}
+
+
 def test_failed_and_unfinished_cells_are_kept_apart_with_their_reason(study: Path) -> None:
     write(study / "1M-2-0" / "status.json", {"state": "running"})
-    write(study / "plan.json", {"cells": [{"run_id": "5M-8-0", "size": "5M", "seed": 0, "sessions": ["a", "b"]}]})
+    cell = Cell("5M-8-0", "5M", {}, ("a", "b"), ("a",), 2.0, 0, 0)
+    Plan("study", {}, (cell,), command="sweep plan").write(study)
     (study / "1M-4-0" / "evaluation.json").write_text('{"rows": [')
     rows = {row["run_id"]: row for row in missing(collect(study))}
     assert rows["5M-4-0"]["state"] == "failed"
@@ -101,8 +128,8 @@ def test_folders_without_runs_and_files_that_are_no_ledger(study: Path, tmp_path
 def test_another_version_and_a_damaged_line_are_told(study: Path, tmp_path: Path) -> None:
     path = ledger.write(collect(study), tmp_path / "ledger.csv")
     good = path.read_text().splitlines()
-    path.write_text("\n".join([good[0], "2" + good[1][1:], *good[2:]]) + "\n")
-    with pytest.raises(UserError, match="line 2: written as version 2, this program reads 1"):
+    path.write_text("\n".join([good[0], "1" + good[1][1:], *good[2:]]) + "\n")
+    with pytest.raises(UserError, match="line 2: written as version 1, this program reads 2"):
         read(path)
     score = str(finished(collect(study))[1]["score"])
     path.write_text("\n".join([good[0], good[1], good[2].replace(score, "0.1x")]) + "\n")
@@ -117,7 +144,7 @@ def test_a_failed_write_leaves_the_old_file(study: Path, tmp_path: Path, monkeyp
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("omnimouse_jax.scaling.ledger.os.replace", full_disk)
+    monkeypatch.setattr("omnimouse_jax.files.os.replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         ledger.write([], path)
     assert path.read_bytes() == before

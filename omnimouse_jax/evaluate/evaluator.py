@@ -225,6 +225,7 @@ def _rows(parts: Parts, task: str, regime: Regime, key: str, scores: SessionScor
         "task": task,
         "regime": regime.name,
         "tier": "+".join(config.evaluation.tiers),
+        "holdout": _holdout(parts, key),
         "estimator": ESTIMATOR,
         "n_windows": scores.n_windows,
     }
@@ -277,6 +278,15 @@ def _rows(parts: Parts, task: str, regime: Regime, key: str, scores: SessionScor
                 }
             )
     return rows
+
+
+def _holdout(parts: Parts, key: str) -> str:
+    """What of a session is new to the model: only its time (it was trained on other tiers of it), the session, or the animal."""
+    trained = parts.store.chosen(parts.config.data.sessions)
+    if key in trained:
+        return "time"
+    animals = {parts.vocabulary.entry(other).animal for other in trained if other in parts.vocabulary}
+    return "session" if parts.vocabulary.entry(key).animal in animals else "animal"
 
 
 def _ceiling(parts: Parts, key: str, regime: Regime, scored: np.ndarray) -> tuple[float | None, str]:

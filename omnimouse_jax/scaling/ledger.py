@@ -1,4 +1,4 @@
-"""The ledger: one row per run, evaluation session, task and metric. Every scaling number comes from here.
+"""The ledger: one row per run or anneal point, evaluation session, task and metric. Every scaling number comes from here.
 
 Cells that failed or have not finished are rows too, without a score and with their state and error, so that a page
 can list what is missing.
@@ -9,17 +9,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 Row = dict[str, Any]
 
@@ -48,7 +46,13 @@ COLUMNS: tuple[Column, ...] = (
     _run("run_id", str, "", "name of the run: one trained cell", True),
     _run("study", str, "", "name of the study (sweep)"),
     _run("state", str, "", "done, failed, running, interrupted or unfinished", True),
+    _run(
+        "cause", str, "", "why a run failed, as a kind: out_of_memory, nan, disk_full, lost, time_limit, refused, error"
+    ),
     _run("error", str, "", "why a run failed, one line"),
+    _run("attempts", int, "", "times that its training was begun or gone on with"),
+    _run("parent", str, "", "run that this one was annealed or adapted from"),
+    _run("anneal_from", int, "steps", "step of the parent at which the annealing began; empty for a run of its own"),
     _run("size", str, "", "name of the model size"),
     _run(
         "n_params_core",
@@ -66,6 +70,7 @@ COLUMNS: tuple[Column, ...] = (
     _run("n_neurons", int, "neurons", "recorded neurons trained on"),
     _run("hours", float, "h", "recorded time trained on, summed over sessions"),
     _run("neuron_hours", float, "neuron h", "recorded time x neurons, summed over sessions"),
+    _run("minutes", float, "min", "of each session's training tiers that were used; empty: all"),
     _run("unique_stimulus_hours", float, "h", "stimulus time, repeats of a clip counted once, of all tiers"),
     _run("seed", int, "", "of initialisation and of the order of windows", True),
     _run("data_order", int, "", "which nested order of sessions the subset is a prefix of"),
@@ -80,9 +85,12 @@ COLUMNS: tuple[Column, ...] = (
     _run("checkpoint_step", int, "steps", "step of the weights that were evaluated"),
     _run("train_loss", float, "", "at the evaluated step"),
     _run("validation_loss", float, "", "at the evaluated step"),
+    _run("best_validation_loss", float, "", "of all that were saved on the way"),
     _run("validation_gap", float, "", "last validation loss - best one: over-fitting"),
     _run("config_hash", str, "", "of the run's complete configuration"),
     _run("version", str, "", "of omnimouse_jax"),
+    _run("jax_version", str, "", "of jax"),
+    _run("command", str, "", "that planned the study"),
     _run("device", str, "", "what it was trained on"),
     _run("seconds", float, "s", "wall-clock time of training"),
     _score("session", str, "", "evaluation session", True),
@@ -90,6 +98,7 @@ COLUMNS: tuple[Column, ...] = (
     _score("task", str, "", "what is predicted from what", True),
     _score("regime", str, "", "the task as a regime expression"),
     _score("tier", str, "", "trials it was evaluated on"),
+    _score("holdout", str, "", "what of the evaluation is new to the model: time, session or animal"),
     _score("metric", str, "", "response_correlation, behavior_correlation or loss", True),
     _score("channel", str, "", "behaviour channel, 'mean' over them, or empty"),
     _score("estimator", str, "", "how the score is computed"),
@@ -97,6 +106,7 @@ COLUMNS: tuple[Column, ...] = (
     _score("score_low", float, "", "lower end of its interval within the session"),
     _score("score_high", float, "", "upper end"),
     _score("interval", str, "", "what that interval is over"),
+    _score("share_above_0.1", float, "", "of neurons with a correlation above .1: a mean hides zeros"),
     _score("n_units", int, "", "neurons or channels scored"),
     _score("n_windows", int, "windows", "windows scored"),
     _score("ceiling", float, "", "highest score that a perfect model could reach here, if known"),
@@ -105,30 +115,6 @@ COLUMNS: tuple[Column, ...] = (
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 KEY = ("run_id", "checkpoint_step", "session", "task", "regime", "tier", "metric", "channel")
-
-
-def collect(paths: Path | str | Sequence[Path | str]) -> list[Row]:
-    """Rows of all runs under a study folder, or of the given run folders.
-
-    A run folder holds run.json, status.json and, once evaluated, evaluation.json. A run that is not done, or whose
-    files cannot be read, becomes one row without a score that says why. UserError: no runs; a column of the wrong
-    type; the same score twice.
-    """
-    given = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    folders: list[Path] = []
-    for path in given:
-        if not path.is_dir():
-            raise UserError(f"ledger: {path} is not a folder", way_out="name a study folder or run folders")
-        folders += _runs_under(path)
-    if not folders:
-        raise UserError(
-            f"ledger: no runs under {', '.join(map(str, given))}",
-            way_out="a run folder holds run.json or status.json; train one or name the right folder",
-        )
-    rows = [row for folder in folders for row in _rows_of(folder)]
-    rows += [row for path in given for row in _not_started(path, {folder.name for folder in folders})]
-    _check_unique(rows)
-    return rows
 
 
 def finished(rows: Iterable[Row]) -> list[Row]:
@@ -142,8 +128,20 @@ def missing(rows: Iterable[Row]) -> list[Row]:
 
 
 def write(rows: Sequence[Row], path: Path | str) -> Path:
-    """Write atomically: a temporary file beside it, then a rename, so that a reader never sees half a ledger."""
+    """Write .csv or .parquet (the `parquet` extra), atomically. UserError for another ending."""
     path = Path(path)
+    if path.suffix == ".parquet":
+        pyarrow = _pyarrow(path)
+        types = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+        columns = {c.name: pyarrow.array([row.get(c.name) for row in rows], types[c.kind]) for c in COLUMNS}
+        binary = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table(columns), binary)
+        write_atomically(path, binary.getvalue())
+        return path
+    if path.suffix != ".csv":
+        raise UserError(
+            f"ledger {path}: unknown kind of file {path.suffix!r}", way_out="end its name in .csv or .parquet"
+        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(BY_NAME)
@@ -154,46 +152,56 @@ def write(rows: Sequence[Row], path: Path | str) -> Path:
 
 
 def read(path: Path | str) -> list[Row]:
-    """Typed rows. UserError names file, line and column: not a ledger, another version, a wrong type, a duplicate."""
+    """Typed rows of a .csv or .parquet. UserError names file, line and column: no ledger, other version, wrong type, duplicate."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"ledger {path}: no such file", way_out="make one with `omnimouse-jax ledger` or a sweep")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or []
-        raw = list(reader)
+        raise UserError(f"ledger {path}: no such file", way_out="make one with `omnimouse-jax ledger STUDY --out FILE`")
+    header, raw = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     if "ledger_version" not in header:
         raise UserError(
             f"ledger {path}: no column ledger_version, so not a ledger", way_out="collect it from run folders"
         )
     rows = []
-    for number, text in enumerate(raw, start=2):
-        version = (text["ledger_version"] or "").strip()
+    for number, values in enumerate(raw, start=2):
+        version = str(values["ledger_version"] or "").strip()
         if version != str(VERSION):
             raise UserError(
                 f"ledger {path}: line {number}: written as version {version or 'none'}, this program reads {VERSION}",
                 way_out="collect it again from the run folders",
             )
-        rows.append(_typed(text, f"ledger {path}: line {number}"))
+        rows.append(typed(values, f"ledger {path}: line {number}"))
     unknown = [name for name in header if name not in BY_NAME]
     if unknown:
         raise UserError(f"ledger {path}: unknown column {unknown[0]}", way_out="remove it or keep it in another table")
-    _check_unique(rows)
+    check_unique(rows)
     return rows
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` beside `path` and rename it there; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        raw = list(reader)
+        return reader.fieldnames or [], raw
+
+
+def _read_parquet(path: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    pyarrow = _pyarrow(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as problem:
+        raise UserError(f"ledger {path}: {problem}", way_out="collect it again from the run folders") from None
+    return table.column_names, table.to_pylist()
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            f"ledger {path}: pyarrow is not installed", way_out="pip install 'omnimouse-jax[parquet]', or use .csv"
+        ) from None
+    return pyarrow
 
 
 def column_table() -> str:
@@ -203,76 +211,8 @@ def column_table() -> str:
     return "\n".join(lines)
 
 
-def _runs_under(path: Path, depth: int = 3) -> list[Path]:
-    if any((path / name).is_file() for name in ("run.json", "status.json")):
-        return [path]
-    if depth == 0:
-        return []
-    children = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [run for child in children for run in _runs_under(child, depth - 1)]
-
-
-def _not_started(study: Path, present: set[str]) -> list[Row]:
-    """Cells of a study's plan that have no folder yet."""
-    if not (study / "plan.json").is_file():
-        return []
-    try:
-        cells = [cell for cell in _json(study / "plan.json")["cells"] if cell["run_id"] not in present]
-        known = [
-            {"run_id": c["run_id"], "size": c["size"], "seed": c["seed"], "n_sessions": len(c["sessions"])}
-            for c in cells
-        ]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise UserError(f"ledger: {study / 'plan.json'}: {problem}", way_out="plan the study again") from None
-    start = {"ledger_version": VERSION, "state": UNFINISHED, "error": "not started"}
-    return [_typed(start | row, f"ledger: {study / 'plan.json'}") for row in known]
-
-
-def _rows_of(folder: Path) -> list[Row]:
-    run: Row = {}
-    try:
-        run = _json(folder / "run.json") if (folder / "run.json").exists() else {}
-        status = _json(folder / "status.json") if (folder / "status.json").exists() else {"state": UNFINISHED}
-        state, error = str(status.get("state", UNFINISHED)), status.get("error") or ""
-        if state == DONE and not run:
-            raise ValueError("run.json is missing")
-        if state == DONE and not (folder / "evaluation.json").exists():
-            state, error = UNFINISHED, "not evaluated: no evaluation.json"
-        scores = _json(folder / "evaluation.json")["rows"] if state == DONE else []
-        if state == DONE and not scores:
-            state, error = FAILED, "evaluation.json has no rows"
-    except (ValueError, KeyError, OSError) as problem:
-        state, error, scores = FAILED, _one_line(problem), []
-    base = {"ledger_version": VERSION, "run_id": folder.name}
-    base |= {k: v for k, v in run.items() if k in BY_NAME and BY_NAME[k].level == "run" and k != "ledger_version"}
-    base |= {"state": state, "error": " ".join(str(error).split())}
-    where = f"ledger: run {folder.name}"
-    if state != DONE:
-        return [_typed({k: v for k, v in base.items() if k in BY_NAME}, where)]
-    score_names = {c.name for c in COLUMNS if c.level == "score"}
-    return [
-        _typed(base | {k: v for k, v in row.items() if k in score_names}, f"{where}: file evaluation.json: row {i}")
-        for i, row in enumerate(scores, start=1)
-    ]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise ValueError(f"{path.name} is not valid JSON ({problem})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path.name} does not hold a JSON object")
-    return value
-
-
-def _one_line(problem: Exception) -> str:
-    if isinstance(problem, KeyError):
-        return f"evaluation.json has no field {problem.args[0]!r}"
-    return " ".join(str(problem).split())
-
-
-def _typed(values: dict[str, Any], where: str) -> Row:
+def typed(values: Mapping[str, Any], where: str) -> Row:
+    """A row of these values, each of its column's type. UserError, that begins with `where`: missing or of another type."""
     row: Row = {}
     done = values.get("state") == DONE
     for column in COLUMNS:
@@ -316,7 +256,8 @@ def _to_text(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _check_unique(rows: Iterable[Row]) -> None:
+def check_unique(rows: Iterable[Row]) -> None:
+    """UserError where a score occurs twice."""
     seen = set()
     for row in rows:
         key = tuple(row[name] for name in KEY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,7 +37,9 @@ def of_data(parts: Parts, batches: TrainingBatches, steps: int) -> dict[str, Any
         "windows_seen": windows_seen,
         "tokens_seen": round(windows_seen * _mean_tokens(parts, batches)),
         "epochs": windows_seen * parts.model.grid.seconds / max(1e-9, sum(hours) * 3600),
+        "minutes": config.data.minutes or None,
         "version": __version__,
+        "jax_version": jax.__version__,
         "device": f"{parts.mesh.size} x {jax.devices()[0].device_kind}",
     }
 
@@ -52,6 +55,11 @@ def of_work(parts: Parts, batches: TrainingBatches, steps: int) -> dict[str, Any
     passes = 1.0 if {"core", "adapters"} & {*parts.trained.parts} else 2 / 3
     flops = windows * exact * passes
     return {"flops": flops, "programs": len(batches.plan.programs), "padding_flops": paid / exact - 1}
+
+
+def of_validation(losses: Sequence[float]) -> dict[str, float]:
+    """The best of all validation losses of a run, and how far the last one is above it."""
+    return {"best_validation_loss": min(losses), "validation_gap": losses[-1] - min(losses)} if losses else {}
 
 
 def _mean_tokens(parts: Parts, batches: TrainingBatches) -> float:

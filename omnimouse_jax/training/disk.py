@@ -29,7 +29,9 @@ def told_plainly(place: Path, what: str, way_out: str = "") -> Iterator[None]:
     except Exception as error:
         if is_full(error):
             more = f", {way_out}" if way_out else ""
-            raise UserError(f"{place}: cannot be {what}: the disk is full", way_out=f"free some space{more}") from error
+            raise UserError(
+                f"{place}: cannot be {what}: the disk is full", way_out=f"free some space{more}", cause="disk_full"
+            ) from error
         if isinstance(error, OSError) or "os_error_code=" in str(error):
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
             raise UserError(f"{place}: cannot be {what} ({reason})", way_out=way_out or "name another place") from error

@@ -50,6 +50,7 @@ def error(stepper: Stepper, state: TrainState, number: int, workdir: Path) -> Us
     return UserError(
         f"step {number + 1}, regime {regime}: loss or gradient is not finite ({which}); batch dumped to {file}",
         way_out=WAY_OUT,
+        cause="nan",
     )
 
 

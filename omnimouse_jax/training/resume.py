@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from omnimouse_jax.configuration import tuples
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.tokens.vocabulary import Vocabulary
@@ -105,7 +106,7 @@ def config_of(meta: Mapping[str, Any]) -> ConfigDict:
             if isinstance(value, Mapping) and isinstance(inner, dict):
                 values[name] = filled(inner, value, f"{prefix}{name}.")
             else:
-                values[name] = _tuples(value)
+                values[name] = tuples(value)
         return values
 
     return ConfigDict(filled(base().to_dict(), meta["config"], ""))
@@ -239,10 +240,3 @@ def _require_same_data(workdir: Path, before: dict[str, Any], now: dict[str, Any
             f"run {workdir}: the recordings have changed since it began ({what})",
             way_out="restore them, or use a new --workdir",
         )
-
-
-def _tuples(value: Any) -> Any:
-    """JSON lists back to the tuples that configs hold."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omnimouse_jax.files import write_atomically
 from omnimouse_jax.training.disk import told_plainly
 
 #: What to do where a line or a small file of a run does not fit on the disk.
@@ -19,17 +19,7 @@ AGAIN = "run the same command again to go on from the newest checkpoint"
 def write_json(path: Path, value: Any) -> None:
     """Replaces `path` in one move, so that no reader ever sees half a file. UserError where the disk is full."""
     with told_plainly(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(value, file, indent=1, default=_plain)
-                file.write("\n")
-            os.chmod(temporary, 0o644)  # it was made for its owner only
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, json.dumps(value, indent=1, default=_plain) + "\n")
 
 
 class Metrics:

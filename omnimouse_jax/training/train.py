@@ -185,6 +185,7 @@ def _train(
         "sessions_skipped": len(batches.windows.skipped),
         "programs_compiled": n_compiled,
         "compile_seconds": spent["compile_seconds"],
+        **columns.of_validation(history),
         "checkpoint_step": checkpoint_step,
         **({} if checkpoint_step is None else saved.meta(checkpoint_step).get("scored", {})),
     }
@@ -280,6 +281,7 @@ def _require_finite(
         raise UserError(
             f"step {number + 1}: {clock.steps_skipped} steps were not finite, more than a tenth",
             way_out="go on with --config.train.nonfinite=stop --allow-change train.nonfinite to see what causes it",
+            cause="nan",
         )
 
 
