@@ -1,4 +1,4 @@
-"""Robust estimation of scaling curves: a global start, a Huber polish, and flags in words.
+"""Robust estimation of scaling curves: global starts, a Huber polish, and flags in words.
 
 Estimator (after Hoffmann et al. 2022, with the corrections of Besiroglu et al. 2024): minimise the sum of Huber losses
 of the residuals on the response scale. The objective is divided by delta^2, so that the optimiser does not stop early
@@ -8,26 +8,21 @@ on a sum of ~1e-3; gradients are analytic and everything is float64.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.scaling.forms import ALPHA_BOUNDS, Array, Form, LogLinear, PowerSum
+from omnimouse_jax.scaling.forms import Array, Flag, Form
+from omnimouse_jax.scaling.forms_base import held_at, typical
+from omnimouse_jax.scaling.forms_broken import Broken
 
 HUBER_EFFICIENCY = 1.345  # 95 % efficient on Gaussian residuals
 MAD_TO_SD = 1.4826
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """A reason for caution: `code` for programs, `words` for people. `refuse`: the parameters should not be quoted."""
-
-    code: str
-    words: str
-    refuse: bool = False
+REACH = (1e-30, 1e30)  # of the values
+NEAR_BEST = 1.01  # optima within 1 % of the best objective are reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +31,41 @@ class Fit:
 
     form: Form
     theta: Array  # internal parameters (P,)
-    centre: Array  # geometric means of the axes (k,)
+    centre: Array  # what the axes were divided by (k,): geometric means, or 1 where parameters are held
     parameters: dict[str, float]
     centred: dict[str, float]
     delta: float
     objective: float  # sum of Huber losses, not divided by anything
     r2: float  # on the response scale
-    rmse: float
+    r2_natural: float  # of the values themselves
+    rmse: float  # on the response scale
     n: int
     gradient: float  # largest |gradient| of the scaled objective, per standard error of the parameter, bounds respected
     condition: float  # of the normal matrix, columns scaled to one
+    starts: int  # from which the optimum was sought
     optima: int  # distinct optima within 1 % of the best objective
+    spread: float  # largest relative difference of their predictions at the data
+    fixed: dict[str, float]  # parameters that were held
     flags: tuple[Flag, ...]
+    rivals: Array = dataclasses.field(repr=False)  # internal parameters of these optima, best first (optima, P)
     logu: Array = dataclasses.field(repr=False)
     z: Array = dataclasses.field(repr=False)
     weights: Array = dataclasses.field(repr=False)
+    box: Array = dataclasses.field(repr=False)  # of the internal parameters (P, 2)
 
     def predict(self, x: Array) -> Array:
         """Curve at `x` (m, k), in the units of the table, on the natural scale."""
         return predict(self.form, self.theta, self.centre, x)
+
+    @property
+    def y(self) -> Array:
+        """Observed values on the natural scale."""
+        return self.form.natural(self.z)
+
+    @property
+    def free(self) -> int:
+        """Number of fitted parameters."""
+        return len(self.theta) - len(self.fixed)
 
     @property
     def refused(self) -> bool:
@@ -63,8 +74,7 @@ class Fit:
 
 def predict(form: Form, theta: Array, centre: Array, x: Array) -> Array:
     """Curves of one or many parameter vectors (..., P) at x (m, k): (..., m) on the natural scale."""
-    value = form.evaluate(theta, np.log(x / centre))[0]
-    return np.exp(value) if form.response == "log" else value
+    return form.natural(form.evaluate(theta, np.log(x / centre))[0])
 
 
 def fit(
@@ -75,31 +85,39 @@ def fit(
     delta: float | str = "auto",
     weights: Array | None = None,
     grid: int = 18,
+    fixed: Mapping[str, float] | None = None,
 ) -> Fit:
     """Fit `form` to y (n,) at x (n, k).
 
     `delta`: "auto" (1.345 robust standard deviations of the residuals), a number (1e-3 is what the published language
     model fits used), or inf for least squares. `weights` (n,) multiply the squared residuals (1 / variance up to a
-    factor). UserError: non-positive axes, NaN, a loss <= 0 on the log scale, fewer points than parameters.
+    factor). `fixed`: parameters that are held, in the units of the table. UserError: non-positive axes, NaN, a loss
+    <= 0 on the log scale, fewer points than parameters.
     """
-    x, y = _checked(form, x, y)
+    fixed = dict(fixed or {})
+    x, y = _checked(form, x, y, len(fixed))
     w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)
-    centre = np.exp(np.mean(np.log(x), axis=0)) if x.shape[1] else np.ones(0)
+    # a coefficient is held in the units of the table: its axis must not be divided by anything then
+    centre = np.ones(x.shape[1]) if fixed else form.centre(x)
     logu = np.log(x / centre)
-    z = np.log(y) if form.response == "log" else y
-    box = form.bounds(y)
-    start = np.clip(form.starts(logu, y, w[None], grid), box[:, 0], box[:, 1])
-    least, _ = polish(form, start, logu, z, w[None], np.inf, box)
-    width = _scale_of_residuals(z - form.evaluate(least[0], logu)[0], z) if delta == "auto" else float(delta)
-    theta, optima = least[0], 1
-    for _ in range(2 if delta == "auto" else 1):
-        candidates = np.concatenate([start, least, theta[None]])
-        found, values = polish(form, candidates, logu, z, np.broadcast_to(w, (len(candidates), len(w))), width, box)
-        theta = _lbfgs(form, found[np.argmin(values)], logu, z, w, width, box)
-        optima = _distinct(form, found, values, logu, z)
-        if delta == "auto":
+    z = form.transformed(y)
+    box = form.bounds(y, logu)
+    for index, value in held_at(form, fixed).items():
+        box[index] = value
+    start = np.clip(form.candidates(logu, y, w, grid), box[:, 0], box[:, 1])
+    same = np.broadcast_to(w, (len(start), len(w)))
+    least, squares = polish(form, start, logu, z, same, np.inf, box)
+    best = least[np.argmin(squares)]
+    width = _scale_of_residuals(z - form.evaluate(best, logu)[0], z) if delta == "auto" else float(delta)
+    theta, found, values = best, least, squares
+    for last in (False, True) if delta == "auto" else (True,):
+        pool = np.concatenate([found, start, theta[None]])
+        found, values = polish(form, pool, logu, z, np.broadcast_to(w, (len(pool), len(w))), width, box)
+        theta = _sharpen(form, found[np.argmin(values)], logu, z, w, width, box)
+        if not last:
             width = _scale_of_residuals(z - form.evaluate(theta, logu)[0], z)
-    return _summary(form, theta, centre, logu, z, w, width, box, optima, x, y)
+    rivals = _distinct(form, theta, found, values, logu, z)
+    return _summary(form, theta, centre, logu, z, w, width, box, rivals, len(start), fixed, x, y)
 
 
 def polish(
@@ -113,12 +131,14 @@ def polish(
     *,
     fixed: Sequence[int] = (),
     iterations: int = 300,
+    tolerance: float = 1e-13,
 ) -> tuple[Array, Array]:
     """Levenberg-Marquardt on the Huber objective for many problems at once.
 
     theta (R, P) starts, weights (R, n) one row per problem (bootstrap counts), box (P, 2). Outliers enter by their
     Huber weight, which keeps each step a descent. `fixed` parameters stay. Returns theta (R, P) and the objective,
-    sum of w * Huber(residual / delta), (R,). With delta = inf the objective is half the weighted sum of squares.
+    sum of w * Huber(residual / delta), (R,). It ends where two steps change the objective by less than `tolerance` of
+    itself. With delta = inf the objective is half the weighted sum of squares.
     """
     theta = np.array(theta, dtype=np.float64)
     unit = delta if np.isfinite(delta) else 1.0
@@ -158,7 +178,7 @@ def polish(
         trial = np.clip(current + step, box[:, 0], box[:, 1])
         r_new, slope_new, cost_new = residual(trial, rows)
         better = cost_new <= cost
-        small = cost - cost_new <= 1e-13 * cost + 1e-26
+        small = cost - cost_new <= tolerance * cost + 1e-26
         calm[rows] = np.where(better & small, calm[rows] + 1, np.where(better, 0, calm[rows]))
         damping[rows] = np.clip(np.where(better, damping[rows] * 0.2, damping[rows] * 6.0), 1e-14, 1e12)
         out[rows[better]] = trial[better]
@@ -171,7 +191,7 @@ def polish(
     return out, objective
 
 
-def _lbfgs(form: Form, theta: Array, logu: Array, z: Array, w: Array, delta: float, box: Array) -> Array:
+def _sharpen(form: Form, theta: Array, logu: Array, z: Array, w: Array, delta: float, box: Array) -> Array:
     unit, knee = (delta, 1.0) if np.isfinite(delta) else (_scale_of_residuals(np.zeros(1), z), np.inf)
 
     def objective(t: Array) -> tuple[float, Array]:
@@ -196,7 +216,9 @@ def _summary(
     w: Array,
     delta: float,
     box: Array,
-    optima: int,
+    rivals: Array,
+    starts: int,
+    fixed: dict[str, float],
     x: Array,
     y: Array,
 ) -> Fit:
@@ -206,75 +228,85 @@ def _summary(
     size = np.abs(residual)
     cost = 0.5 * residual**2 if np.isinf(knee) else np.where(size <= knee, 0.5 * residual**2, knee * (size - knee / 2))
     psi = residual if np.isinf(knee) else np.clip(residual, -knee, knee)
-    unit = delta if np.isfinite(delta) else max(float(np.std(residual)), 1e-300)
+    unit = delta if np.isfinite(delta) else max(float(np.std(residual)), _scale_of_residuals(np.zeros(1), z))
     norm = np.sqrt(w @ slope**2)
     safe_norm = np.where(norm > 0, norm, 1.0)
     gradient = -(w * psi) @ slope / safe_norm / unit
     at_low, at_high = theta <= box[:, 0], theta >= box[:, 1]
     gradient = np.where((at_low & (gradient > 0)) | (at_high & (gradient < 0)), 0.0, gradient)
-    scaled = (slope * np.sqrt(w)[:, None]) / safe_norm
-    condition = float(np.linalg.cond(scaled) ** 2) if slope.shape[1] else 1.0
-    centre_of_z = np.average(z, weights=w)
-    total = float(w @ (z - centre_of_z) ** 2)
-    named = {k: float(v) for k, v in form.named(theta, centre).items()}
-    in_centre = {k: float(v) for k, v in form.named(theta, np.ones_like(centre)).items()}
+    free = box[:, 0] < box[:, 1]
+    scaled = ((slope * np.sqrt(w)[:, None]) / safe_norm)[:, free]
+    condition = float(np.linalg.cond(scaled) ** 2) if scaled.shape[1] else 1.0
+    curves = form.natural(form.evaluate(rivals, logu)[0])
+    spread = np.ptp(curves, axis=0) / np.maximum(np.abs(curves[0]), 1e-300 + 1e-9 * np.abs(curves[0]).max())
     out = Fit(
         form=form,
         theta=theta,
         centre=centre,
-        parameters=named,
-        centred=in_centre,
+        parameters={k: float(v) for k, v in form.named(theta, centre).items()},
+        centred=_at_the_middle(form, theta, centre, x),
         delta=delta,
         objective=float(w @ cost),
-        r2=1.0 - float(w @ residual**2) / total if total > 0 else float("nan"),
+        r2=_r2(z, value, w),
+        r2_natural=_r2(y, form.natural(value), w),
         rmse=float(np.sqrt(np.average(residual**2, weights=w))),
         n=len(z),
         gradient=float(np.max(np.abs(gradient), initial=0.0)),
         condition=condition,
-        optima=optima,
+        starts=starts,
+        optima=len(rivals),
+        spread=float(spread.max()),
+        fixed=fixed,
         flags=(),
+        rivals=rivals,
         logu=logu,
         z=z,
         weights=w,
+        box=box,
     )
     return dataclasses.replace(out, flags=_flags(out, x, y))
 
 
+def _at_the_middle(form: Form, theta: Array, centre: Array, x: Array) -> dict[str, float]:
+    """Parameters for axes divided by their geometric means, whatever the fit divided them by."""
+    middle = form.centre(x)
+    return {k: float(v) for k, v in form.named(theta, centre / middle).items()}
+
+
+def _r2(y: Array, value: Array, w: Array) -> float:
+    total = float(w @ (y - np.average(y, weights=w)) ** 2)
+    return 1.0 - float(w @ (y - value) ** 2) / total if total > 0 else float("nan")
+
+
 def _flags(found: Fit, x: Array, y: Array) -> tuple[Flag, ...]:
-    form, p = found.form, found.parameters
-    flags: list[Flag] = []
-    if isinstance(form, PowerSum) and form.has_offset and form.axes:
-        if form.sign < 0 and p["S_inf"] >= form.ceiling * (1 - 1e-6):
-            flags.append(
-                Flag("bound", f"the plateau S_inf ran to its ceiling {form.ceiling:.3g}: no plateau is visible")
-            )
-        if form.sign > 0 and form.response == "log" and p["E"] < 1e-6 * float(np.median(y)):
-            flags.append(Flag("bound", "the floor E is zero within rounding: no floor is visible in these data"))
-    if isinstance(form, PowerSum):
-        for j, (letter, exponent) in enumerate((("A", "alpha"), ("B", "beta"), ("C", "gamma"))[: form.axes]):
-            share = found.centred[letter] * np.exp(-p[exponent] * found.logu[:, j])
-            if np.ptp(share) < 1e-6 * float(np.median(np.abs(y))):
-                flags.append(
-                    Flag("no_term", f"no term for axis {j + 1}: the fit found no dependence on it", refuse=True)
-                )
-            elif p[exponent] < 0.03 or p[exponent] > 2 or p[exponent] >= ALPHA_BOUNDS[1]:
-                words = f"exponent {exponent} = {p[exponent]:.3g} lies outside .03 to 2: it stands for no power law"
-                flags.append(Flag("exponent", words))
+    form = found.form
+    flags = form.cautions(found.theta, found.logu, y)
+    said = " ".join(flag.words for flag in flags)
+    at_edge = (found.theta <= found.box[:, 0]) | (found.theta >= found.box[:, 1])
+    for name, edge in zip(form.parameters, at_edge, strict=True):
+        if edge and name not in found.fixed and name not in said and "no term" not in said:
+            words = f"{name} = {found.parameters[name]:.3g} ran to the end of its range: these data do not determine it"
+            flags.append(Flag("bound", words))
     if found.condition > 1e8:
         flags.append(Flag("condition", f"parameters trade off against each other (condition {found.condition:.0e})"))
-    if not isinstance(form, LogLinear) and len(found.theta) > 1:
+    if not form.linear and found.free > 1:
         for j in range(x.shape[1]):
             decades = float(np.log10(x[:, j].max() / x[:, j].min()))
             if decades < 1:
                 flags.append(Flag("range", f"axis {j + 1} spans {decades:.2g} decades, less than one"))
-    if found.n < 2 * len(found.theta):
-        flags.append(Flag("few_points", f"{found.n} points for {len(found.theta)} parameters, fewer than two each"))
+    if found.n < 2 * found.free:
+        flags.append(Flag("few_points", f"{found.n} points for {found.free} parameters, fewer than two each"))
     if found.optima > 1:
-        flags.append(Flag("optima", f"{found.optima} distinct optima within 1 % of the best"))
+        words = (
+            f"{found.optima} distinct optima within 1 % of the best; their curves differ by up to {found.spread:.2g}"
+        )
+        flags.append(Flag("optima", words + " of the value"))
+    if found.gradient > 1e-3:
+        flags.append(Flag("gradient", f"the optimiser did not settle (gradient {found.gradient:.1e})"))
     return tuple(flags)
 
 
-def _checked(form: Form, x: Array, y: Array) -> tuple[Array, Array]:
+def _checked(form: Form, x: Array, y: Array, held: int) -> tuple[Array, Array]:
     y = np.asarray(y, dtype=np.float64)
     x = np.asarray(x, dtype=np.float64).reshape(len(y), -1)[:, : form.axes] if form.axes == 0 else np.asarray(x, float)
     if x.ndim == 1:
@@ -288,15 +320,23 @@ def _checked(form: Form, x: Array, y: Array) -> tuple[Array, Array]:
         raise UserError("fit: NaN or infinite values", way_out="drop these rows from the table and say so")
     if (x <= 0).any():
         raise UserError("fit: an axis has values <= 0, a power law needs positive ones", way_out="filter these rows")
+    if not REACH[0] < typical(y) < REACH[1] and np.any(y != 0):
+        raise UserError(
+            f"fit: values of size {typical(y):.1g} leave no room for squares in double precision",
+            way_out="give them in other units",
+        )
     if form.response == "log" and (y <= 0).any():
         raise UserError(
             "fit: values <= 0 have no logarithm (a Poisson loss has an arbitrary offset)", way_out="use response='raw'"
         )
-    if len(y) < len(form.parameters):
+    need = len(form.parameters) - held
+    if len(y) < max(need, 1):
         raise UserError(
-            f"fit: {len(y)} points for the {len(form.parameters)} parameters of {form.name}",
+            f"fit: {len(y)} points for the {need} parameters of {form.name}",
             way_out="add cells or choose a simpler form",
         )
+    if isinstance(form, Broken):
+        form.check_size(len(y))
     return x, y
 
 
@@ -306,12 +346,13 @@ def _scale_of_residuals(residual: Array, z: Array) -> float:
     return max(HUBER_EFFICIENCY * MAD_TO_SD * mad, floor)
 
 
-def _distinct(form: Form, found: Array, values: Array, logu: Array, z: Array) -> int:
-    """Optima within 1 % of the best whose curves differ by more than 1e-3 of the spread of the data."""
-    near = found[values <= values.min() * 1.01 + 1e-12]
-    curves = form.evaluate(near, logu)[0]
-    kept: list[Array] = []
-    for curve in curves:
-        if all(np.max(np.abs(curve - other)) > 1e-3 * (np.ptp(z) or 1.0) for other in kept):
-            kept.append(curve)
-    return len(kept)
+def _distinct(form: Form, best: Array, found: Array, values: Array, logu: Array, z: Array) -> Array:
+    """`best`, then the optima within 1 % of it whose curves differ by more than 1e-3 of the spread of the data."""
+    order = np.argsort(values)
+    near = found[order[values[order] <= values.min() * NEAR_BEST + 1e-12]]
+    curves = form.evaluate(np.concatenate([best[None], near]), logu)[0]
+    kept = [0]
+    for i in range(1, len(curves)):
+        if all(np.max(np.abs(curves[i] - curves[j])) > 1e-3 * (np.ptp(z) or 1.0) for j in kept):
+            kept.append(i)
+    return np.concatenate([best[None], near])[kept]

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from omnimouse_jax.scaling.forms import Array, Labels
-from omnimouse_jax.scaling.uncertainty import LEVEL, Interval, across_sessions
+from omnimouse_jax.scaling.uncertainty import LEVEL, Interval, across_sessions, with_run_noise
 
 MIN_LEVELS = 4  # per axis, for an exponent
 MIN_DECADES = {"parameters": 1.5, "data": 1.2}
@@ -33,6 +33,7 @@ class Grid:
     by_session: Array  # (runs, sessions)
     animals: tuple[str, ...]  # of the sessions
     higher_is_better: bool = True
+    orders: tuple[int, ...] = ()  # per run: which nested order of sessions its subset is a prefix of
 
     @cached_property
     def score(self) -> Array:
@@ -54,6 +55,26 @@ class Grid:
     @cached_property
     def cell_number(self) -> Labels:
         return self.cell[:, 0] * len(self.amounts) + self.cell[:, 1]
+
+    @cached_property
+    def clusters(self) -> Labels:
+        """What a bootstrap resamples, (runs,): cells with their seeds; where several nested orders of sessions were
+        trained at an amount, all runs on one order's subset together, because they share which sessions came first."""
+        label = self.cell_number.copy()
+        for a in self._amounts_with_orders:
+            chosen = self.cell[:, 1] == a
+            label[chosen] = self.count.size + a * (1 + max(self._order)) + self._order[chosen]
+        return np.unique(label, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def _order(self) -> Labels:
+        if not self.orders:
+            return np.zeros(len(self.score), dtype=np.int64)
+        return np.unique(np.array(self.orders), return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def _amounts_with_orders(self) -> list[int]:
+        return [a for a in range(len(self.amounts)) if len(np.unique(self._order[self.cell[:, 1] == a])) > 1]
 
     @cached_property
     def count(self) -> Array:
@@ -81,7 +102,9 @@ class Grid:
         """
         sd, freedom = self.seed_noise
         if freedom:
-            return sd, freedom, "noise between seeds, pooled over cells"
+            told = "noise between seeds, pooled over cells"
+            orders = len(np.unique(self._order))
+            return sd, freedom, told + (f"; {orders} nested orders as a random effect" if self.order_noise[1] else "")
         rows, columns = self.count.shape
         freedom = (rows - 1) * (columns - 1)
         if freedom < 2 or (self.count == 0).any():
@@ -93,15 +116,79 @@ class Grid:
 
     @cached_property
     def seed_noise(self) -> tuple[float, int]:
-        """Standard deviation of runs within a cell, pooled over cells, and its degrees of freedom."""
-        residual = self.score - self.mean[tuple(self.cell.T)]
-        freedom = int(len(self.score) - np.count_nonzero(self.count))
-        return (float(np.sqrt(residual @ residual / freedom)) if freedom else float("nan")), freedom
+        """Standard deviation of runs that differ in their seed alone, pooled over cells, and its degrees of freedom.
+
+        Without such repeats, but with several nested orders at several sizes, what sizes and orders do not explain.
+        """
+        group = self.cell_number * (1 + max(self._order)) + self._order
+        _, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
+        residual = self.score - (np.bincount(inverse, self.score) / count)[inverse]
+        freedom = len(self.score) - len(count)
+        squares = float(residual @ residual)
+        if not freedom:
+            for a in self._amounts_with_orders:
+                table = self._by_order(a)
+                rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+                squares, freedom = squares + float(np.sum(rest**2)), freedom + (len(table) - 1) * (table.shape[1] - 1)
+        return (float(np.sqrt(squares / freedom)) if freedom else float("nan")), int(freedom)
+
+    def _by_order(self, amount: int) -> Array:
+        """Mean score by (size, order) at an amount, for the sizes that were trained on every order there."""
+        chosen = self.cell[:, 1] == amount
+        orders = np.unique(self._order[chosen])
+        table = np.full((len(self.sizes), len(orders)), np.nan)
+        for s in range(len(self.sizes)):
+            for j, order in enumerate(orders):
+                picked = chosen & (self.cell[:, 0] == s) & (self._order == order)
+                if picked.any():
+                    table[s, j] = self.score[picked].mean()
+        return table[np.isfinite(table).all(axis=1)]
+
+    @cached_property
+    def order_noise(self) -> tuple[float, int]:
+        """Standard deviation between nested orders of sessions at one amount (a random effect that all sizes trained
+        on the subset share), with the noise of seeds taken out, and its degrees of freedom; nan, 0 with one order."""
+        sd, known = self.seed_noise
+        squares, freedom = 0.0, 0
+        for a in self._amounts_with_orders:
+            table = self._by_order(a)
+            if not len(table):
+                continue
+            per_order = self.count[:, a].sum() / table.shape[1]  # runs behind a mean
+            noise = sd**2 / max(per_order, 1.0) if known else 0.0
+            squares += (float(np.var(table.mean(0), ddof=1)) - noise) * (table.shape[1] - 1)
+            freedom += table.shape[1] - 1
+        return (float(np.sqrt(max(squares / freedom, 0.0))), freedom) if freedom else (float("nan"), 0)
+
+    def error(self, weights: Array) -> tuple[float, float]:
+        """Standard error of sum(weights x cell means) from the noise of seeds and, where several were trained, of
+        nested orders, and its degrees of freedom (Satterthwaite); nan, 0 where nothing tells it."""
+        sd, freedom, _ = self.noise
+        if not freedom:
+            return float("nan"), 0.0
+        used = weights != 0
+        runs = sd**2 * float(np.sum(weights[used] ** 2 / self.count[used]))
+        between, order_freedom = self.order_noise
+        if not order_freedom:
+            return float(np.sqrt(runs)), float(freedom)
+        orders = np.array([len(np.unique(self._order[self.cell[:, 1] == a])) for a in range(len(self.amounts))])
+        shared = weights.sum(axis=0) ** 2 / orders
+        if len(orders) > 1:
+            shared[-1] = 0.0  # the largest amount is the whole set in any order
+        subsets = between**2 * float(shared.sum())
+        total = runs + subsets
+        if total == 0:
+            return 0.0, float(freedom)
+        return float(np.sqrt(total)), total**2 / (runs**2 / freedom + subsets**2 / order_freedom)
 
     def standard_error(self) -> Array:
-        """Of the cell means, from the pooled noise (sizes, amounts); NaN where nothing tells it."""
-        with np.errstate(divide="ignore"):
-            return np.where(self.count > 0, self.noise[0] / np.sqrt(self.count), np.nan)
+        """Of the cell means, (sizes, amounts); NaN where nothing tells it."""
+        out = np.full_like(self.count, np.nan)
+        for cell in np.argwhere(self.count > 0):
+            weights = np.zeros_like(self.count)
+            weights[tuple(cell)] = 1.0
+            out[tuple(cell)] = self.error(weights)[0]
+        return out
 
     def cell_intervals(self) -> tuple[Array, Array]:
         """95 % intervals of the cell means from the pooled noise, (sizes, amounts) each."""
@@ -114,24 +201,18 @@ class Grid:
         sign = 1.0 if self.higher_is_better else -1.0
         used = weights != 0
         value = sign * float(np.sum(weights[used] * self.mean[used]))
-        sd, freedom, source = self.noise
+        error, freedom = self.error(weights)
         seeds = None
         if freedom:
-            spread = np.sqrt(np.sum(weights[used] ** 2 / self.count[used]))
-            half = stats.t.ppf((1 + LEVEL) / 2, freedom) * sd * spread
-            method = f"t with {freedom} df; {source}"
+            half = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+            method = f"t with {freedom:.3g} df; {self.noise[2]}"
             seeds = Interval(value - float(half), value + float(half), "these sessions", method, len(self.score))
         per_session = np.array(
             [sign * np.sum(weights[used] * self._means(column)[used]) for column in self.by_session.T]
         )
         sessions = across_sessions(per_session, self.animals)
-        if sessions is not None and seeds is not None:
-            # sessions share the runs, so their spread does not contain the noise of runs: add it
-            half = np.hypot((sessions.high - sessions.low) / 2, (seeds.high - seeds.low) / 2)
-            middle = (sessions.high + sessions.low) / 2
-            method = sessions.method + ", run noise added"
-            low, high = float(middle - half), float(middle + half)
-            sessions = dataclasses.replace(sessions, low=low, high=high, method=method)
+        if seeds is not None:
+            sessions = with_run_noise(sessions, seeds)
         return Gain(value, seeds, sessions)
 
     def step(self, axis: str, low: int, high: int, at: int) -> Array | None:
@@ -212,12 +293,10 @@ class Grid:
         corrected = 1 - (1 - LEVEL) / (2 * len(slopes))  # Bonferroni over the axes
         if np.any(np.abs(slopes) > stats.t.ppf(corrected, freedom) * errors):
             return False
-        sd, seed_freedom = self.seed_noise
         for weights in (self.slope("data"), self.slope("parameters")):
-            if weights is None or not seed_freedom:
+            if weights is None or not self.seed_noise[1]:
                 continue
-            used = weights != 0
-            error = sd * np.sqrt(np.sum(weights[used] ** 2 / self.count[used]))
+            error, seed_freedom = self.error(weights)
             if abs(self.contrast(weights).estimate) > stats.t.ppf(corrected, seed_freedom) * error:
                 return False
         return True

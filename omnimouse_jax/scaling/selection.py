@@ -1,4 +1,5 @@
-"""Which curve do the data ask for? Hold-out of the largest level first, AICc second, log-linear always beside.
+"""Which curve do the data ask for? Hold-out of the largest level first, each cell left out second, AICc third;
+log-linear always beside.
 
 AICc is not consulted at n <= 2k + 4 points (k counts the noise): there it picks the shortest formula whatever is true.
 """
@@ -11,7 +12,7 @@ import numpy as np
 
 from omnimouse_jax.scaling.fit import Fit, fit
 from omnimouse_jax.scaling.forms import Array, Form, make_form
-from omnimouse_jax.scaling.uncertainty import Interval, profile
+from omnimouse_jax.scaling.uncertainty import Interval, leave_out, profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class HoldOut:
     axis: int
     error: float
     standard_error: float
+    levels: int = 1  # how many of the largest were held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Candidate:
     fit: Fit  # least squares
     aicc: float | None
     hold_outs: tuple[HoldOut, ...]
+    wide_hold_outs: tuple[HoldOut, ...] = ()  # without the two largest levels
+    cell_error: float | None = None  # root mean square error at a cell that was left out, of each cell in turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +53,11 @@ class Selection:
 def compare(x: Array, y: Array, *, score: bool, ceiling: float = 1.0, response: str | None = None) -> Selection:
     """Constant, log-linear and saturating curves of x (n, k) -> y (n,); `score`: higher is better.
 
-    Losses are compared on their log scale unless `response` says "raw"; the straight line in logs is then a pure power.
+    Losses are compared on their log scale, on the raw one if some are <= 0 or `response` says "raw"; on the log scale the
+    straight line in logs is a pure power.
     """
     k = x.shape[1]
-    response = "raw" if score else (response or "log")
+    response = "raw" if score else (response or ("log" if np.all(y > 0) else "raw"))
     names = ("score1", "score_joint") if score else ("power1", "chinchilla")
     curved = make_form(names[k - 1], response=response, ceiling=ceiling)
     forms: tuple[Form, ...] = (
@@ -67,7 +72,8 @@ def compare(x: Array, y: Array, *, score: bool, ceiling: float = 1.0, response: 
             continue
         best = fit(form, x, y, delta=np.inf, grid=12)
         held = tuple(h for axis in range(k) if (h := _hold_out(form, x, y, axis, noise)) is not None)
-        candidates.append(Candidate(form.name, best, _aicc(best), held))
+        wide = tuple(h for axis in range(k) if (h := _hold_out(form, x, y, axis, noise, 2)) is not None)
+        candidates.append(Candidate(form.name, best, _aicc(best), held, wide, cell_error(best, x)))
     legal = [c for c in candidates if c.aicc is not None]
     aicc_choice = min(legal, key=lambda c: c.aicc or 0.0).name if len(legal) == len(forms) else None
     tested = [c for c in candidates if len(c.hold_outs) == k]
@@ -109,13 +115,30 @@ def _aicc(best: Fit) -> float | None:
     n, k = best.n, len(best.theta) + 1
     if n <= 2 * k + 4:
         return None
-    return float(n * np.log(max(best.rmse, 1e-300) ** 2) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
+    return float(2 * n * np.log(max(best.rmse, 1e-300)) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
-def _hold_out(form: Form, x: Array, y: Array, axis: int, noise: float | None) -> HoldOut | None:
-    largest = x[:, axis] == x[:, axis].max()
+def cell_error(found: Fit, cells: Array | None = None, most: int = 400) -> float | None:
+    """Leave-one-cell-out error: root mean square over cells of (predicted - mean seen) on the response scale, each by a
+    fit without the cell. `cells` (n, k): rows of one cell are equal, by default those of equal axes. None where a fit
+    without a cell has no point to spare or there are more than `most` cells."""
+    _, labels = np.unique(found.logu if cells is None else cells, axis=0, return_inverse=True)
+    masks = [labels.ravel() == label for label in range(int(labels.max()) + 1)]
+    if not 1 < len(masks) <= most or found.n - max(int(c.sum()) for c in masks) <= found.free:
+        return None
+    theta = leave_out(found, masks)
+    value = found.form.evaluate(theta, found.logu)[0]
+    errors = [float(np.mean(value[i, cell] - found.z[cell])) for i, cell in enumerate(masks)]
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def _hold_out(form: Form, x: Array, y: Array, axis: int, noise: float | None, levels: int = 1) -> HoldOut | None:
+    every = np.unique(x[:, axis])
+    if len(every) < levels + 2:
+        return None
+    largest = x[:, axis] >= every[-levels]
     kept = ~largest
-    if len(np.unique(x[kept, axis])) < 2 or kept.sum() <= len(form.parameters):
+    if kept.sum() <= len(form.parameters):
         return None
     part = fit(form, x[kept], y[kept], delta=np.inf, grid=12)
     value, slope = form.evaluate(part.theta, np.log(x[largest][:, : form.axes] / part.centre))
@@ -124,7 +147,9 @@ def _hold_out(form: Form, x: Array, y: Array, axis: int, noise: float | None) ->
     sd = noise or part.rmse * np.sqrt(part.n / max(part.n - len(part.theta), 1))
     direction = slope.mean(axis=0)
     spread = float(direction @ np.linalg.pinv(inner.T @ inner) @ direction)
-    return HoldOut(axis, float(np.mean(value - seen)), float(sd * np.sqrt(1 / largest.sum() + max(spread, 0.0))))
+    return HoldOut(
+        axis, float(np.mean(value - seen)), float(sd * np.sqrt(1 / largest.sum() + max(spread, 0.0))), levels
+    )
 
 
 def _pure_noise(x: Array, z: Array) -> float | None:

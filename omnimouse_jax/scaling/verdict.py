@@ -7,21 +7,49 @@ trained. It is far better identified than the exponents themselves.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+from scipy import stats
 
-from omnimouse_jax.scaling.fit import Fit, Flag, fit
-from omnimouse_jax.scaling.forms import Array, PowerSum, make_form
+from omnimouse_jax.scaling.fit import Fit, Flag, fit, predict
+from omnimouse_jax.scaling.forms import Array, Form, PowerSum, make_form
 from omnimouse_jax.scaling.grid import Grid
-from omnimouse_jax.scaling.uncertainty import Bootstrap, Interval, across_sessions, bootstrap
+from omnimouse_jax.scaling.uncertainty import (
+    LEVEL,
+    Bootstrap,
+    Interval,
+    across_sessions,
+    bootstrap,
+    with_run_noise,
+)
 
 DATA, PARAMETERS = "data-limited", "parameter-limited"
 UNDECIDED, FLAT, NONE = "balanced or not determined", "no measurable return", "no verdict"
+STEP = 1e-4  # of a log axis, for derivatives
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeRatio:
+    """rho0 with no curve: gains per doubling between the two largest levels of each axis, from three cells.
+
+    `interval`: Fieller's with the pooled noise of runs; open where the gain from parameters may be zero, None where no
+    noise is known.
+    """
+
+    ratio: float | None
+    gain_data: float
+    gain_parameters: float
+    interval: Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`ratio` is rho with its interval over these sessions; `free_ratio` is rho0, from four cells and no curve."""
+    """`ratio` is rho with its interval over these sessions; `free_ratio` is rho0, from four cells and no curve.
+
+    `gain_*`: improvement per doubling at the largest size and amount; `local_ratio`: rho by derivatives (small steps);
+    `share_*`: what is left to gain along each axis, of all that is reducible there.
+    """
 
     name: str
     words: str
@@ -31,6 +59,12 @@ class Verdict:
     free_ratio: float | None = None
     gain_parameters: float | None = None
     gain_data: float | None = None
+    gain_parameters_interval: Interval | None = None
+    gain_data_interval: Interval | None = None
+    local_ratio: float | None = None
+    share_parameters: float | None = None
+    share_data: float | None = None
+    free: FreeRatio | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,28 +76,47 @@ class Joint:
     flags: tuple[Flag, ...]
     refusal: str
     verdict: Verdict
+    session_fits: tuple[Fit, ...] = ()  # the same form fitted to each evaluation session, where that was possible
 
 
-def gains_per_doubling(theta: Array, centre: Array, n: float, d: float, offset: int = 1) -> tuple[Array, Array]:
-    """(gN, gD): what a doubling of parameters and of data changes at (n, d); theta (..., 5) internal -> (...,) each."""
-    out = []
-    for j, value in enumerate((n, d)):
-        ln_a, alpha = theta[..., offset + 2 * j], theta[..., offset + 2 * j + 1]
-        out.append(np.asarray(np.exp(ln_a - alpha * np.log(value / centre[j])) * -np.expm1(-alpha * np.log(2.0))))
-    return out[0], out[1]
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Whether "more of this axis brings nothing worth having" may be said, and why or why not."""
+
+    holds: bool
+    words: str
 
 
-def local_ratio(theta: Array, centre: Array, n: float, d: float, offset: int = 1) -> Array:
-    """rho by derivatives with respect to the log axes, beta B D^-beta / (alpha A N^-alpha): small steps."""
-    terms = []
-    for j, value in enumerate((n, d)):
-        ln_a, alpha = theta[..., offset + 2 * j], theta[..., offset + 2 * j + 1]
-        terms.append(alpha * np.exp(ln_a - alpha * np.log(value / centre[j])))
-    return np.asarray(terms[1] / terms[0])
+def gains_per_doubling(
+    form: Form, theta: Array, centre: Array, n: float, d: float, higher_is_better: bool = False
+) -> tuple[Array, Array]:
+    """(gN, gD): what a doubling of parameters and of data improves at (n, d); theta (..., P) internal -> (...,) each."""
+    value = predict(form, theta, centre, np.array([[n, d], [2 * n, d], [n, 2 * d]]))
+    sign = 1.0 if higher_is_better else -1.0
+    return np.asarray(sign * (value[..., 1] - value[..., 0])), np.asarray(sign * (value[..., 2] - value[..., 0]))
 
 
-def free_ratio(grid: Grid) -> float | None:
-    """rho0: change per doubling between the two largest amounts at the largest size, over the same for sizes."""
+def local_ratio(form: Form, theta: Array, centre: Array, n: float, d: float) -> Array:
+    """rho by derivatives with respect to the log axes, for small steps (of additive laws: beta B D^-beta / (alpha A
+    N^-alpha))."""
+    up, down = math.exp(STEP), math.exp(-STEP)
+    value = predict(form, theta, centre, np.array([[n * up, d], [n * down, d], [n, d * up], [n, d * down]]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((value[..., 2] - value[..., 3]) / (value[..., 0] - value[..., 1]))
+
+
+def remaining_shares(found: Fit, n: float, d: float) -> tuple[float, float] | None:
+    """(fN, fD): the terms of the two axes at (n, d), of their sum; None for laws that are not a sum of two terms."""
+    if not isinstance(found.form, PowerSum) or found.form.axes != 2:
+        return None
+    ln_a, alpha, ln_b, beta = found.theta[-4:]
+    terms = np.exp([ln_a - alpha * np.log(n / found.centre[0]), ln_b - beta * np.log(d / found.centre[1])])
+    return float(terms[0] / terms.sum()), float(terms[1] / terms.sum())
+
+
+def free_ratio(grid: Grid) -> FreeRatio | None:
+    """rho0: change per doubling between the two largest amounts at the largest size, over the same for sizes; None
+    where one of the three cells has no run."""
     if min(len(grid.sizes), len(grid.amounts)) < 2:
         return None
     last_n, last_d = len(grid.sizes) - 1, len(grid.amounts) - 1
@@ -71,9 +124,54 @@ def free_ratio(grid: Grid) -> float | None:
     by_size = grid.step("parameters", last_n - 1, last_n, last_d)
     if by_data is None or by_size is None:
         return None
-    gain_d = grid.contrast(by_data).estimate / np.log2(grid.amounts[-1] / grid.amounts[-2])
-    gain_n = grid.contrast(by_size).estimate / np.log2(grid.sizes[-1] / grid.sizes[-2])
-    return float(gain_d / gain_n) if gain_n != 0 else None
+    by_data = by_data / np.log2(grid.amounts[-1] / grid.amounts[-2])
+    by_size = by_size / np.log2(grid.sizes[-1] / grid.sizes[-2])
+    gain_d, gain_n = grid.contrast(by_data).estimate, grid.contrast(by_size).estimate
+    ratio = float(gain_d / gain_n) if gain_n != 0 else None
+    return FreeRatio(ratio, gain_d, gain_n, _fieller(grid, by_data, by_size, gain_d, gain_n))
+
+
+def _fieller(grid: Grid, top: Array, bottom: Array, top_value: float, bottom_value: float) -> Interval | None:
+    """Interval of a ratio of two contrasts that share noise (Fieller 1954)."""
+    first, freedom = grid.error(top)
+    second, _ = grid.error(bottom)
+    both, _ = grid.error(top + bottom)
+    if not freedom:
+        return None
+    covariance = (both**2 - first**2 - second**2) / 2
+    t2 = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) ** 2
+    # values r with (top - r bottom)^2 <= t^2 var(top - r bottom): a quadratic in r
+    a = bottom_value**2 - t2 * second**2
+    b = -2 * (top_value * bottom_value - t2 * covariance)
+    c = top_value**2 - t2 * first**2
+    method = f"Fieller with {freedom:.3g} df; {grid.noise[2]}"
+    if a <= 0 or b * b - 4 * a * c < 0:
+        return Interval(-math.inf, math.inf, "these sessions", method, len(grid.score))
+    root = math.sqrt(b * b - 4 * a * c)
+    return Interval((-b - root) / (2 * a), (-b + root) / (2 * a), "these sessions", method, len(grid.score))
+
+
+def saturation_claim(
+    what: str, gain: Interval | None, smallest: float, *, converged: bool | None, tuned: bool | None
+) -> Claim:
+    """Equivalence test of "saturates": the interval of the gain per doubling contains 0 and ends below `smallest`, the
+    smallest gain of interest; and larger models had `converged` and a learning rate `tuned` per size."""
+    reasons = []
+    if gain is None:
+        reasons.append("the gain has no interval")
+    elif gain.low > 0:
+        reasons.append(f"a doubling still gains at least {gain.low:.2g}")
+    if gain is not None and not gain.high < smallest:
+        reasons.append(f"a gain of {gain.high:.2g} per doubling is not excluded, {smallest:g} would matter")
+    for known, yes in (
+        (converged, "larger models reached a lower training loss"),
+        (tuned, "the learning rate was tuned per size"),
+    ):
+        if not known:
+            reasons.append(f"it is not {'known whether' if known is None else 'true that'} {yes}")
+    if reasons:
+        return Claim(False, f"saturation in {what} not established: " + "; ".join(reasons))
+    return Claim(True, f"saturates in {what}: a doubling gains less than {smallest:g}, if anything")
 
 
 def judge(
@@ -89,29 +187,42 @@ def judge(
 
     Scores use S = S_inf - A N^-alpha - B D^-beta, losses L = E + A N^-alpha + B D^-beta (on the log scale, or "raw").
     """
-    rho0 = free_ratio(grid)
+    free = free_ratio(grid)
+    blank = Verdict(NONE, "", free_ratio=free.ratio if free else None, free=free)
     flags = design_flags(grid)
     if grid.is_flat():
         words = "No measurable return: within the noise neither more data nor more parameters change this."
-        return Joint(None, None, flags, "the cells do not differ beyond noise", Verdict(FLAT, words, free_ratio=rho0))
+        told = dataclasses.replace(blank, name=FLAT, words=words)
+        return Joint(None, None, flags, "the cells do not differ beyond noise", told)
     narrow = [why for axis in ("data", "parameters") if (why := grid.too_narrow(axis))]
     if narrow:
         refusal = "no exponent: range too narrow (" + "; ".join(narrow) + ")"
         words = f"No verdict on data against parameters, and {refusal}."
-        return Joint(None, None, flags, refusal, Verdict(NONE, words, free_ratio=rho0))
+        return Joint(None, None, flags, refusal, dataclasses.replace(blank, words=words))
     refusal = refuse or next((flag.words for flag in flags if flag.refuse), "")
     if refusal:
-        return Joint(None, None, flags, refusal, Verdict(NONE, f"No verdict: {refusal}.", free_ratio=rho0))
+        return Joint(None, None, flags, refusal, dataclasses.replace(blank, words=f"No verdict: {refusal}."))
+    higher = grid.higher_is_better
     form = make_form(
-        "score_joint" if grid.higher_is_better else "chinchilla",
-        response="raw" if grid.higher_is_better else response,
+        "score_joint" if higher else "chinchilla",
+        response="raw" if higher or (response is None and np.any(grid.score <= 0)) else response,
         ceiling=ceiling,
     )
     x = np.stack([grid.parameters, grid.data], 1)
     found = fit(form, x, grid.score)
-    boot = bootstrap(found, grid.cell_number, resamples=resamples, seed=seed)
-    verdict = _decide(grid, found, boot, rho0)
-    return Joint(found, boot, (*flags, *found.flags), "", verdict)
+    orders = grid.order_noise[1] > 0
+    boot = bootstrap(
+        found,
+        grid.clusters,
+        resamples=resamples,
+        seed=seed,
+        unit="cells and nested orders" if orders else "cells",
+    )
+    sessions = _session_fits(grid, found)
+    n, d = float(grid.sizes[-1]), float(grid.amounts[-1])
+    new = _new_sessions_ratio(grid, sessions, n, d)
+    verdict = decide(found, boot, n, d, higher_is_better=higher, free=free, new_sessions=new)
+    return Joint(found, boot, (*flags, *found.flags), "", verdict, sessions)
 
 
 def design_flags(grid: Grid) -> tuple[Flag, ...]:
@@ -137,20 +248,56 @@ def design_flags(grid: Grid) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def _decide(grid: Grid, found: Fit, boot: Bootstrap, rho0: float | None) -> Verdict:
-    n, d = float(grid.sizes[-1]), float(grid.amounts[-1])
-    g_n, g_d = (float(g) for g in gains_per_doubling(found.theta, found.centre, n, d))
-    tiny = 1e-9 * float(np.median(np.abs(grid.score)))
+def decide(
+    found: Fit,
+    boot: Bootstrap,
+    n: float,
+    d: float,
+    *,
+    higher_is_better: bool,
+    free: FreeRatio | None = None,
+    new_sessions: Interval | None = None,
+) -> Verdict:
+    """The verdict of a fitted law of two axes at (n, d), the largest trained.
+
+    `new_sessions`: interval of ln rho from fits per session, without the noise of runs, which is added here.
+    """
+    g_n, g_d = (float(g) for g in gains_per_doubling(found.form, found.theta, found.centre, n, d, higher_is_better))
+    b_n, b_d = gains_per_doubling(found.form, boot.theta, found.centre, n, d, higher_is_better)
+    rho0 = free.ratio if free else None
+    out = Verdict(
+        NONE,
+        "",
+        free_ratio=rho0,
+        gain_parameters=g_n,
+        gain_data=g_d,
+        gain_parameters_interval=boot.interval(b_n),
+        gain_data_interval=boot.interval(b_d),
+        free=free,
+    )
+    tiny = 1e-9 * float(np.median(np.abs(found.y)))
     if g_n < tiny:
         words = (
             "No parameter term: the fit found no dependence on model size, so there is nothing to weigh data against."
         )
-        return Verdict(DATA if g_d > tiny else FLAT, words, free_ratio=rho0, gain_parameters=g_n, gain_data=g_d)
-    b_n, b_d = gains_per_doubling(boot.theta, found.centre, n, d)
+        return dataclasses.replace(out, name=DATA if g_d > tiny else FLAT, words=words)
+    if g_d < tiny:
+        words = "No data term: the fit found no dependence on the amount of data, so a ratio would be zero."
+        return dataclasses.replace(out, name=PARAMETERS, words=words)
     with np.errstate(divide="ignore"):
         interval = boot.interval(np.maximum(b_d, 1e-300) / np.maximum(b_n, 1e-300))
     ratio = g_d / g_n
-    new = _per_session_ratio(grid, found, n, d, interval)
+    new = _add_runs(new_sessions, interval)
+    shares = remaining_shares(found, n, d) or (None, None)
+    out = dataclasses.replace(
+        out,
+        ratio=ratio,
+        interval=interval,
+        new_sessions=new,
+        local_ratio=float(local_ratio(found.form, found.theta, found.centre, n, d)),
+        share_parameters=shares[0],
+        share_data=shares[1],
+    )
     told = f"{_two(ratio)} times [{_two(interval.low)}, {_two(interval.high)}]"
     if new is not None:
         told += f" (for {new.over} [{_two(new.low)}, {_two(new.high)}])"
@@ -162,15 +309,32 @@ def _decide(grid: Grid, found: Fit, boot: Bootstrap, rho0: float | None) -> Verd
     else:
         name, head = UNDECIDED, "Balanced or not determined"
     check = ""
-    if rho0 is not None:
-        if name != UNDECIDED and (rho0 > 1) != (ratio > 1):
-            name, head = UNDECIDED, "Not determined"
+    if free is not None and rho0 is not None:
+        if name != UNDECIDED and (free.gain_data > free.gain_parameters) != (ratio > 1):
+            name, head = NONE, "No verdict"
             check = (
-                f" The four corner cells alone say {_two(rho0)}, on the other side of 1, so the fit is not believed."
+                f" The cells at the corner alone say {_two(rho0)}, on the other side of 1, so the fit is not believed."
             )
         else:
-            check = f" The four corner cells alone, without any curve, say {_two(rho0)}."
-    return Verdict(name, f"{head}: {base}.{check}", ratio, interval, new, rho0, g_n, g_d)
+            check = f" The cells at the corner alone, without any curve, say {_two(rho0)}{_ends(free.interval)}."
+    return dataclasses.replace(out, name=name, words=f"{head}: {base}.{check}")
+
+
+def _ends(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return " (interval open)" if interval.is_open else f" [{_two(interval.low)}, {_two(interval.high)}]"
+
+
+def _add_runs(log_ratio: Interval | None, runs: Interval) -> Interval | None:
+    """Interval of ln rho over new sessions -> of rho, with the noise of runs."""
+    if log_ratio is None or runs.low <= 0 or runs.is_open:
+        return None
+    logs = dataclasses.replace(runs, low=math.log(runs.low), high=math.log(runs.high))
+    wide = with_run_noise(dataclasses.replace(log_ratio, method=f"{log_ratio.method} of ln rho"), logs)
+    if wide is None:
+        return None
+    return dataclasses.replace(wide, low=math.exp(wide.low), high=math.exp(wide.high))
 
 
 def _two(value: float) -> str:
@@ -182,31 +346,20 @@ def _two(value: float) -> str:
     return f"{value:#.2g}".rstrip(".").replace("-", "\u2212") if abs(value) < 100 else f"{value:.0f}"
 
 
-def _per_session_ratio(grid: Grid, found: Fit, n: float, d: float, runs: Interval) -> Interval | None:
-    """Interval of rho over new sessions: the joint form fitted to each session, t interval of ln rho.
-
-    Sessions share the runs, so the noise of `runs`, the interval over these sessions, is added in quadrature.
-    """
-    if grid.by_session.shape[1] < 2 or not isinstance(found.form, PowerSum):
-        return None
+def _session_fits(grid: Grid, found: Fit) -> tuple[Fit, ...]:
+    """The form fitted to every evaluation session; empty with one session or where a session cannot carry it."""
+    if grid.by_session.shape[1] < 2 or (found.form.response == "log" and np.any(grid.by_session <= 0)):
+        return ()
     x = np.stack([grid.parameters, grid.data], 1)
+    return tuple(fit(found.form, x, column, grid=9) for column in grid.by_session.T)
+
+
+def _new_sessions_ratio(grid: Grid, fits: tuple[Fit, ...], n: float, d: float) -> Interval | None:
+    """t interval of ln rho over the fits per session; None where a session has no term on one axis: no ratio there."""
     logs = []
-    for column in grid.by_session.T:
-        if found.form.response == "log" and (column <= 0).any():
-            return None
-        single = fit(found.form, x, column, grid=9)
-        g_n, g_d = gains_per_doubling(single.theta, single.centre, n, d)
-        logs.append(np.log(max(float(g_d), 1e-300)) - np.log(max(float(g_n), 1e-300)))
-    if np.ptp(logs) > 50:  # a session without any term on one axis has no ratio
+    for one in fits:
+        g_n, g_d = gains_per_doubling(one.form, one.theta, one.centre, n, d, grid.higher_is_better)
+        logs.append(math.log(max(float(g_d), 1e-300)) - math.log(max(float(g_n), 1e-300)))
+    if len(logs) < 2 or np.ptp(logs) > 50:
         return None
-    found_interval = across_sessions(np.array(logs), grid.animals)
-    if found_interval is None:
-        return None
-    if runs.low <= 0 or runs.is_open:
-        return None
-    middle = (found_interval.low + found_interval.high) / 2
-    half = np.hypot((found_interval.high - found_interval.low) / 2, np.log(runs.high / runs.low) / 2)
-    low, high = float(np.exp(middle - half)), float(np.exp(middle + half))
-    return dataclasses.replace(
-        found_interval, low=low, high=high, method=f"{found_interval.method} of ln rho, run noise added"
-    )
+    return across_sessions(np.array(logs), grid.animals)
