@@ -12,8 +12,9 @@ function show(svg, mark, speak) {
   hide();
   ring = document.createElementNS("http://www.w3.org/2000/svg", "circle");
   ring.setAttribute("class", "ring");
-  ring.setAttribute("cx", mark.dataset.x);
-  ring.setAttribute("cy", mark.dataset.y);
+  const drawn = mark.getBBox();
+  ring.setAttribute("cx", mark.dataset.x ?? drawn.x + drawn.width / 2);
+  ring.setAttribute("cy", mark.dataset.y ?? drawn.y + drawn.height / 2);
   ring.setAttribute("r", 8);
   svg.appendChild(ring);
   tip.textContent = mark.dataset.tip;
@@ -32,7 +33,7 @@ function visible(svg) {
 }
 
 for (const svg of document.querySelectorAll("svg.chart")) {
-  svg.addEventListener("pointermove", (event) => {
+  const near = (event) => {
     const scale = svg.viewBox.baseVal.width / svg.getBoundingClientRect().width;
     let best = null, least = 22;
     for (const mark of visible(svg)) {
@@ -41,8 +42,10 @@ for (const svg of document.querySelectorAll("svg.chart")) {
       if (away < least) { least = away; best = mark; }
     }
     if (best && scale > 0) show(svg, best, false); else hide();
-  });
-  svg.addEventListener("pointerleave", hide);
+  };
+  svg.addEventListener("pointermove", near);
+  svg.addEventListener("pointerdown", near);
+  svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); });  // a lifted finger may read on
   svg.addEventListener("blur", hide);
   let at = -1;
   svg.addEventListener("keydown", (event) => {
@@ -68,4 +71,4 @@ for (const button of document.querySelectorAll(".legend button")) {
   });
 }
 addEventListener("scroll", hide, { passive: true });
-addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details")) d.open = true; });
+addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details:not(.long)")) d.open = true; });

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.scaling.analysis_axes import DATA_AXES, AxisCheck, compare_axes
+from omnimouse_jax.scaling.analysis_cells import (
+    amounts,
+    ceiling_of,
+    common_sessions,
+    human,
+    scores,
+    share_above,
+    size_names,
+)
+from omnimouse_jax.scaling.analysis_worth import CostLaw, Prospects, cost_law, prospects
+from omnimouse_jax.scaling.exclude import Point, Selected, point, points, schedule_rules, select
 from omnimouse_jax.scaling.fit import Fit, Flag, fit
 from omnimouse_jax.scaling.forms import Array, make_form
 from omnimouse_jax.scaling.grid import Gain, Grid
 from omnimouse_jax.scaling.ledger import BY_NAME, Row, finished, missing
 from omnimouse_jax.scaling.selection import Selection, compare
 from omnimouse_jax.scaling.uncertainty import Bootstrap, bootstrap
-from omnimouse_jax.scaling.verdict import FLAT, Joint, judge
+from omnimouse_jax.scaling.verdict import FLAT, NONE, Joint, Verdict, judge
 
-METRICS = {"response_correlation": "correlation with responses", "behavior_correlation": "correlation with behaviour"}
-DATA_AXES = {
-    "n_sessions": ("session", "training sessions"),
-    "n_animals": ("animal", "training animals"),
-    "n_neurons": ("neuron", "training neurons"),
-    "hours": ("hour", "training hours"),
-    "neuron_hours": ("neuron-hour", "training neuron-hours"),
-    "unique_stimulus_hours": ("stimulus hour", "unique stimulus hours in training"),
-    "windows_seen": ("window", "windows seen in training"),
-    "tokens_seen": ("token", "tokens seen in training"),
+METRICS = {
+    "response_correlation": "correlation with responses",
+    "behavior_correlation": "correlation with behaviour",
+    "stated_score": "score as the table states it",
+}
+#: What of the evaluation is new to the model, for labels and for sentences.
+HOLDOUTS = {
+    "time": ("held-out time", "trials that were held out of recordings trained on: transfer to fixed sessions"),
+    "session": ("held-out sessions", "sessions that no run was trained on, of animals that it may know"),
+    "animal": ("held-out animals", "animals that no run was trained on"),
 }
 MAX_EPOCHS_UNREMARKED = 4.0
 
@@ -44,19 +56,27 @@ class AxisFit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scored:
+    """A point with its score in one task, in the fits or not."""
+
+    row: Row
+    score: float
+    used: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
-    """One task of the study. Scores of a run are plain means over `sessions`."""
+    """One task of the study. Scores of a run are plain means over `sessions`; `runs`: one row per run of the grid, in its order."""
 
     key: str
     name: str
     metric: str
     tier: str
+    holdout: str
     regime: str
     estimator: str
     grid: Grid
-    run_ids: tuple[str, ...]
-    seeds: tuple[int, ...]
-    orders: tuple[int | None, ...]
+    runs: tuple[Row, ...]
     sessions: tuple[str, ...]
     size_names: tuple[str, ...]
     amount_names: tuple[str, ...]
@@ -69,18 +89,33 @@ class Task:
     joint: Joint
     axis_fits: tuple[AxisFit, ...]
     selection: Selection | None  # of the joint form
+    prospects: Prospects | None
+    flops: CostLaw | None  # of training
+    axes: tuple[AxisCheck, ...]
+    points: tuple[Scored, ...]  # all that have a score, earlier anneal points and other learning rates with them
+    above: float | None  # share of neurons with a correlation above .1 in the largest cell
     flags: tuple[Flag, ...]
     notes: tuple[str, ...]
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        return tuple(row["run_id"] for row in self.runs)
+
+    @property
+    def noun(self) -> str:
+        """What its scores are, for axes and sentences."""
+        return METRICS[self.metric]
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A ledger, analysed. `rows` is all of it."""
+    """A ledger, analysed. `rows` is all of it; `selected` what rules took out of the fits."""
 
     name: str
     data_axis: str
     tasks: tuple[Task, ...]
     rows: tuple[Row, ...]
+    selected: Selected
 
     @property
     def runs(self) -> list[Row]:
@@ -89,15 +124,32 @@ class Study:
 
     @property
     def missing(self) -> list[Row]:
+        """Cells that failed or have not finished."""
         return missing(self.rows)
 
     @property
     def unit(self) -> str:
         return DATA_AXES[self.data_axis][0]
 
+    @property
+    def outside(self) -> bool:
+        """Numbers of an outside table: without runs of ours behind them."""
+        return all(task.metric == "stated_score" for task in self.tasks)
 
-def analyse(rows: Sequence[Row], *, data_axis: str = "n_sessions", resamples: int = 1000, seed: int = 0) -> Study:
-    """Everything that the ledger supports, per task. Deterministic. UserError if no finished run has a score."""
+
+def analyse(
+    rows: Sequence[Row],
+    *,
+    data_axis: str = "n_sessions",
+    tasks: Sequence[str] = (),
+    without_overfit: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Study:
+    """Everything that the ledger supports, per task (all, or the named ones). Deterministic.
+
+    UserError: no finished run has a score; a task or data axis that is not there; an axis with a value that is none.
+    """
     if data_axis not in DATA_AXES:
         raise UserError(f"report: unknown data axis {data_axis!r}", way_out=f"choose one of {', '.join(DATA_AXES)}")
     usable = [r for r in finished(rows) if r["metric"] in METRICS]
@@ -107,6 +159,11 @@ def analyse(rows: Sequence[Row], *, data_axis: str = "n_sessions", resamples: in
             f"report: the ledger has no finished run with a correlation ({absent} failed or unfinished)",
             way_out="finish at least one cell of the sweep",
         )
+    there = list(dict.fromkeys(row["task"] for row in usable))
+    for task in tasks:
+        if task not in there:
+            raise UserError(f"report: no task {task!r} in the ledger", way_out=f"choose from {', '.join(there)}")
+    usable = [row for row in usable if not tasks or row["task"] in tasks]
     for row in usable:
         for axis in ("n_params_core", data_axis):
             if row[axis] is None or row[axis] <= 0:
@@ -114,76 +171,92 @@ def analyse(rows: Sequence[Row], *, data_axis: str = "n_sessions", resamples: in
                     f"report: run {row['run_id']}: column {axis} is {row[axis]}, an axis needs positive values",
                     way_out=f"it is {BY_NAME[axis].meaning}; fix the run's run.json or choose another data axis",
                 )
-    usable = _last_checkpoints(usable)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    selected = select([*usable, *missing(rows)], data_axis=data_axis, without_overfit=without_overfit)
+    used = {point(row) for row in selected.kept}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in usable:
-        groups.setdefault((row["task"], row["metric"], row["tier"]), []).append(row)
+        groups.setdefault((row["task"], row["metric"], row["tier"], row.get("holdout") or ""), []).append(row)
     many = {task: sum(1 for k in groups if k[0] == task) > 1 for task, *_ in groups}
-    tasks = tuple(_task(key, group, many[key[0]], data_axis, resamples, seed) for key, group in groups.items())
-    tasks = tuple(dataclasses.replace(t, key=f"{t.key}-{i}") for i, t in enumerate(tasks, start=1))
+    made = [
+        _task(key, group, used, many[key[0]], data_axis, resamples, seed)
+        for key, group in groups.items()
+        if any(point(row) in used for row in group)
+    ]
+    numbered = tuple(dataclasses.replace(t, key=f"{t.key}-{i}") for i, t in enumerate(made, start=1))
     names = sorted({r["study"] for r in rows if r["study"]})
-    return Study(", ".join(names) or "scaling study", data_axis, tasks, tuple(rows))
-
-
-def _last_checkpoints(rows: Iterable[Row]) -> list[Row]:
-    rows = list(rows)
-    last: dict[str, int] = {}
-    for row in rows:
-        last[row["run_id"]] = max(last.get(row["run_id"], -1), row["checkpoint_step"] or 0)
-    return [r for r in rows if (r["checkpoint_step"] or 0) == last[r["run_id"]]]
+    return Study(", ".join(names) or "scaling study", data_axis, numbered, tuple(rows), selected)
 
 
 def _task(
-    key: tuple[str, str, str], rows: list[Row], ambiguous: bool, data_axis: str, resamples: int, seed: int
+    key: tuple[str, str, str, str],
+    rows: list[Row],
+    used: set[Point],
+    ambiguous: bool,
+    data_axis: str,
+    resamples: int,
+    seed: int,
 ) -> Task:
-    task, metric, tier = key
+    task, metric, tier, holdout = key
     notes: list[str] = []
-    regimes = sorted({r["regime"] for r in rows if r["regime"]})
-    flags: list[Flag] = []
-    values = _scores(rows, notes)
-    runs = sorted({run for run, _ in values})
-    silent = sorted({r["run_id"] for r in rows} - set(runs))
+    values = scores(rows, notes)
+    by_point = points(rows)
+    scored = sorted({p for p, _ in values})
+    mine = [p for p in scored if p in used]
+    silent = sorted({p[0] for p in by_point if p in used} - {p[0] for p in mine})
     if silent:
         notes.append(f"Left out, because it has no finite score: run {', '.join(silent)}.")
-    sessions = _common_sessions(values, runs, notes)
+    sessions = common_sessions(values, mine, notes)
     if not sessions:
         raise UserError(
-            f"report: task {task}: no evaluation session was scored in all {len(runs)} runs",
+            f"report: task {task}: no evaluation session was scored in all {len(mine)} runs",
             way_out="evaluate every cell on the same fixed sessions",
         )
-    by_run = {r["run_id"]: r for r in rows}
+    runs = [by_point[p] for p in mine]
     animal_of = {r["session"]: r["animal"] or r["session"] for r in rows}
+    orders = [row["data_order"] for row in runs]
     grid = Grid(
-        np.array([by_run[r]["n_params_core"] for r in runs], dtype=np.float64),
-        np.array([by_run[r][data_axis] for r in runs], dtype=np.float64),
-        np.array([[values[r, s] for s in sessions] for r in runs], dtype=np.float64),
+        np.array([row["n_params_core"] for row in runs], dtype=np.float64),
+        amounts(runs, data_axis, notes),
+        np.array([[values[p, s] for s in sessions] for p in mine], dtype=np.float64),
         tuple(animal_of[s] for s in sessions),
+        orders=() if None in orders else tuple(orders),
     )
-    flags += _row_flags([by_run[r] for r in runs])
-    ceiling, estimator = _ceiling(rows, sessions, grid, notes)
+    flags = _row_flags(runs)
+    ceiling, estimator = ceiling_of(rows, sessions, grid, notes)
     bound = ceiling if ceiling is not None else 1.0
+    if metric == "stated_score" and not grid.seed_noise[1]:
+        reason = (
+            "numbers of a table without seeds: nothing tells their noise, so no curve is fitted and no verdict given"
+        )
+        flags.append(Flag("no_seeds", reason, refuse=True))
     joint = judge(grid, ceiling=bound, resamples=resamples, seed=seed, refuse=_first_refusal(flags))
+    if metric == "stated_score" and joint.verdict.name == FLAT:
+        told = "No verdict: without seeds no difference can be called small."
+        joint = dataclasses.replace(joint, verdict=Verdict(NONE, told))
     selection = None
     if joint.fit is not None:
         x = np.stack([grid.parameters, grid.data], 1)
         selection = compare(x, grid.score, score=True, ceiling=bound)
     hopeless = joint.verdict.name == FLAT or _first_refusal([*flags, *joint.flags])
-    axis_fits = () if hopeless else _axis_fits(grid, bound, resamples, seed)
     last_n, last_d = len(grid.sizes) - 1, len(grid.amounts) - 1
-    label = task if not ambiguous else " ".join(x for x in (task, tier, metric.split("_")[0]) if x)
+    words = [task, tier, HOLDOUTS.get(holdout, ("",))[0], metric.split("_")[0]]
+    above = share_above(rows, mine, sessions)
+    corner = [
+        above[p] for p, cell in zip(mine, grid.cell, strict=True) if p in above and tuple(cell) == (last_n, last_d)
+    ]
+    complete = [p for p in scored if all((p, s) in values for s in sessions)]
     return Task(
         key=_slug("-".join(key) if ambiguous else task),
-        name=label.replace("_", " "),
+        name=" ".join(w for w in words if w).replace("_", " ") if ambiguous else task.replace("_", " "),
         metric=metric,
         tier=tier,
-        regime="; ".join(regimes),
+        holdout=holdout,
+        regime="; ".join(sorted({r["regime"] for r in rows if r["regime"]})),
         estimator=next((r["estimator"] for r in rows if r["estimator"]), ""),
         grid=grid,
-        run_ids=tuple(runs),
-        seeds=tuple(by_run[r]["seed"] for r in runs),
-        orders=tuple(by_run[r]["data_order"] for r in runs),
+        runs=tuple(runs),
         sessions=tuple(sessions),
-        size_names=_size_names(grid.sizes, [by_run[r] for r in runs]),
+        size_names=size_names(grid.sizes, runs),
         amount_names=tuple(human(v) for v in grid.amounts),
         ceiling=ceiling,
         ceiling_estimator=estimator,
@@ -192,8 +265,15 @@ def _task(
         data_step=_gain(grid, grid.step("data", 0, last_d, last_n)),
         parameter_step=_gain(grid, grid.step("parameters", 0, last_n, last_d)),
         joint=joint,
-        axis_fits=axis_fits,
+        axis_fits=() if hopeless else _axis_fits(grid, bound, resamples, seed),
         selection=selection,
+        prospects=prospects(grid, joint, runs, data_axis),
+        flops=cost_law(grid, [row["flops"] for row in runs]),
+        axes=() if hopeless else compare_axes(grid, runs, bound),
+        points=tuple(
+            Scored(by_point[p], float(np.mean([values[p, s] for s in sessions])), p in used) for p in complete
+        ),
+        above=float(np.mean(corner)) if corner else None,
         flags=(*flags, *joint.flags),
         notes=tuple(notes),
     )
@@ -207,41 +287,9 @@ def _first_refusal(flags: Sequence[Flag]) -> str:
     return next((flag.words for flag in flags if flag.refuse), "")
 
 
-def _scores(rows: list[Row], notes: list[str]) -> dict[tuple[str, str], float]:
-    """One score per run and session: the channel 'mean' or empty where given, else the mean over channels."""
-    by_channel: dict[tuple[str, str], dict[str, float]] = {}
-    invalid = 0
-    for row in rows:
-        if not np.isfinite(row["score"]):
-            invalid += 1
-            continue
-        by_channel.setdefault((row["run_id"], row["session"]), {})[row["channel"]] = row["score"]
-    if invalid:
-        notes.append(f"{invalid} scores are not finite numbers and were left out.")
-    channels = sorted({c for found in by_channel.values() for c in found})
-    for whole in ("mean", ""):
-        if whole in channels:
-            return {key: found[whole] for key, found in by_channel.items() if whole in found}
-    notes.append(f"The score is the plain mean over the channels {', '.join(channels)}.")
-    return {
-        key: float(np.mean([found[c] for c in channels]))
-        for key, found in by_channel.items()
-        if len(found) == len(channels)
-    }
-
-
-def _common_sessions(values: dict[tuple[str, str], float], runs: list[str], notes: list[str]) -> list[str]:
-    everywhere = sorted({s for _, s in values})
-    kept = [s for s in everywhere if all((r, s) in values for r in runs)]
-    dropped = [s for s in everywhere if s not in kept]
-    if dropped and kept:
-        notes.append(f"Left out, because not every run was scored on it: session {', '.join(dropped)}.")
-    return kept
-
-
 def _row_flags(runs: list[Row]) -> list[Flag]:
     flags = []
-    schedules = sorted({r["schedule"] for r in runs if r["schedule"]})
+    schedules = schedule_rules(runs)
     if len(schedules) > 1:
         words = f"runs differ in learning-rate schedule ({', '.join(schedules)}), which changes exponents"
         flags.append(Flag("mixed_schedule", words, refuse=True))
@@ -256,21 +304,6 @@ def _row_flags(runs: list[Row]) -> list[Flag]:
         words = f"up to {max(epochs):.0f} epochs: small data amounts were repeated, repeats are not new data"
         flags.append(Flag("epochs", words))
     return flags
-
-
-def _ceiling(rows: list[Row], sessions: Sequence[str], grid: Grid, notes: list[str]) -> tuple[float | None, str]:
-    """Mean ceiling over the sessions, if all have one. A score above it shows that it is no bound for this task."""
-    found = {r["session"]: r for r in rows if r["ceiling"] is not None and np.isfinite(r["ceiling"])}
-    if not all(s in found for s in sessions):
-        return None, ""
-    value = float(np.mean([found[s]["ceiling"] for s in sessions]))
-    estimator = found[sessions[0]]["ceiling_estimator"]
-    if not 0 < value <= 1 or np.nanmax(grid.mean) >= value:
-        notes.append(
-            f"Scores reach past the stated ceiling {value:.3f}: it does not bound this task and no fit uses it."
-        )
-        return None, estimator
-    return value, estimator
 
 
 def _axis_fits(grid: Grid, ceiling: float, resamples: int, seed: int) -> tuple[AxisFit, ...]:
@@ -291,24 +324,6 @@ def _axis_fits(grid: Grid, ceiling: float, resamples: int, seed: int) -> tuple[A
             line = fit(make_form("log_linear"), x, y, delta=np.inf)
             out.append(AxisFit(axis, level, found, boot, line, compare(x, y, score=True, ceiling=ceiling)))
     return tuple(out)
-
-
-def _size_names(sizes: Array, runs: list[Row]) -> tuple[str, ...]:
-    names = []
-    for size in sizes:
-        given = {r["size"] for r in runs if r["n_params_core"] == size and r["size"]}
-        names.append(given.pop() if len(given) == 1 else human(size))
-    return tuple(names) if len(set(names)) == len(names) else tuple(human(s) for s in sizes)
-
-
-def human(value: float) -> str:
-    """1234567 -> 1.23M; numbers below ten thousand as they are."""
-    if value < 1e4:
-        return f"{value:.4g}"
-    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale * 0.9995:
-            return f"{value / scale:.3g}{letter}"
-    return f"{value:.3g}"
 
 
 def _slug(text: str) -> str:

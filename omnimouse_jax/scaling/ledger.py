@@ -253,7 +253,7 @@ def _cast(value: Any, kind: type) -> Any:
 def _to_text(value: Any) -> str:
     if value is None:
         return ""
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def check_unique(rows: Iterable[Row]) -> None:

@@ -203,7 +203,9 @@ def _cell(
             changes[field] = float(peak * rate)
     anneal, steps = _anneal_points(config, study["anneal"])
     if anneal:
-        changes["train.keep_every"] = int(np.gcd.reduce(anneal))
+        changes["train.keep_every"] = every = int(np.gcd.reduce(anneal))
+        most = min(every, config.train.checkpoint_every)
+        changes["train.checkpoint_every"] = next(step for step in range(most, 0, -1) if every % step == 0)
     parts = [
         size,
         f"{amount:g}{study['by']}",

@@ -84,6 +84,46 @@ def fits_csv(study: Study) -> str:
     return _text(rows)
 
 
+def worth_csv(study: Study) -> str:
+    """The next sessions against the next doubling of parameters, gains and costs; units of data that are worth the doubling."""
+    rows: list[list[object]] = [
+        [
+            *("task", "step", "gain", "these_low", "these_high", "new_low", "new_high", "new_over", "source"),
+            *("recorded_hours", "flops", "device_hours"),
+        ]
+    ]
+    for task in study.tasks:
+        if task.prospects is None:
+            continue
+        for option in (task.prospects.data, task.prospects.parameters):
+            worth = option.worth
+            over = worth.new.over if worth.new is not None else ""
+            costs = [
+                _blank(v) if v is not None else "" for v in (option.recorded_hours, option.flops, option.device_hours)
+            ]
+            ends = [*_ends(worth.these), *_ends(worth.new)]
+            rows.append([task.name, option.name, worth.estimate, *ends, over, worth.what, *costs])
+        exchange, shares = task.prospects.exchange, task.prospects.shares
+        told = [(f"{study.unit}s worth a doubling of parameters", exchange)] if exchange is not None else []
+        told += [(f"left to gain by {n}", s) for n, s in zip(("parameters", "data"), shares or (), strict=False)]
+        for name, found in told:
+            rows.append([task.name, name, found.value, *_ends(found.interval), "", "", "", "joint fit", "", "", ""])
+    return _text(rows)
+
+
+def left_out_csv(study: Study) -> str:
+    """What rules took out of the fits, and what is only marked."""
+    gone = {e.point for e in study.selected.excluded}
+    found = [(e, "excluded") for e in study.selected.excluded]
+    found += [(e, "marked") for e in study.selected.overfit if e.point not in gone]
+    rows: list[list[object]] = [
+        ["run_id", "checkpoint_step", "size", study.data_axis, "seed", "what", "rule", "reason"]
+    ]
+    for e, what in found:
+        rows.append([*e.point, e.row["size"], e.row[study.data_axis], e.row["seed"], what, e.rule, e.reason])
+    return _text(rows)
+
+
 def fit_rows(task: Task) -> list[FitRow]:
     """The joint fit first, then one row per line of the two charts."""
     rows = []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from omnimouse_jax.pages.marks import number, plural
-from omnimouse_jax.scaling.analysis import DATA_AXES, METRICS, Study, Task
+from omnimouse_jax.scaling.analysis import Study, Task
+from omnimouse_jax.scaling.analysis_cells import human
+from omnimouse_jax.scaling.analysis_worth import Estimate
 from omnimouse_jax.scaling.grid import MIN_DECADES, MIN_LEVELS, Gain
 from omnimouse_jax.scaling.uncertainty import Interval
 from omnimouse_jax.scaling.verdict import DATA, FLAT, NONE, PARAMETERS, UNDECIDED
@@ -34,7 +38,9 @@ def digits_for(interval: Interval | None) -> int:
     if interval is None or interval.is_open:
         return 3
     touches = interval.excludes_zero and min(abs(interval.low), abs(interval.high)) < 0.0005
-    return 4 if touches or interval.high - interval.low < 0.003 else 3
+    width = interval.high - interval.low
+    wanted = math.ceil(-math.log10(width / 4)) if 0 < width < 0.003 else 3  # two digits of half an interval
+    return min(max(wanted, 4 if touches else 3), 6)
 
 
 def told(gain: Gain, signed: bool = True) -> str:
@@ -59,9 +65,9 @@ def moved(gain: Gain, what: str) -> str:
 
 
 def effect(gain: Gain | None) -> str:
-    """helped, hurt, made no measurable difference, or unknown."""
+    """helped, hurt, or made no measurable difference; empty where it was not tried."""
     if gain is None:
-        return "were not varied"
+        return ""
     interval = best_interval(gain)
     if interval is None:
         return "helped, by a difference without an interval" if gain.estimate > 0 else "did not help"
@@ -75,41 +81,156 @@ def title(task: Task) -> str:
     name = task.joint.verdict.name
     if name != NONE:
         return TITLES[name]
-    data, size = effect(task.data_gain or task.data_step), effect(task.parameter_gain or task.parameter_step)
+    gains = task.data_gain or task.data_step, task.parameter_gain or task.parameter_step
+    if gains == (None, None):
+        return "Nothing to compare: neither axis was varied alone"
+    if task.metric == "stated_score":
+        ups = [
+            n
+            for n, g in zip(("with more data", "with bigger models"), gains, strict=True)
+            if g is not None and g.estimate > 0
+        ]
+        return f"Stated higher {' and '.join(ups)}" if ups else "Stated no higher with more data or bigger models"
+    data, size = effect(gains[0]), effect(gains[1])
     if data == size:
         return f"More data and bigger models {data}"
-    return f"More data {data}; bigger models {size}"
+    told_data = f"More data {data}" if gains[0] is not None else "Data were not varied"
+    told_size = f"bigger models {size}" if gains[1] is not None else "model size was not varied"
+    return f"{told_data}; {told_size}"
+
+
+def two(value: float) -> str:
+    """Two significant digits of a ratio or a count; "open" for what has no bound."""
+    if not math.isfinite(value) or abs(value) > 1e9:
+        return "open"
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return human(float(f"{value:.2g}"))
+    return f"{value:#.2g}".rstrip(".").replace("-", "\u2212")
+
+
+def ratio_told(value: float, interval: Interval) -> str:
+    return f"{two(value)} [{two(interval.low)}, {two(interval.high)}]"
+
+
+def exchange_told(exchange: Estimate, unit: str) -> str:
+    """How many more sessions a doubling of parameters is worth."""
+    if not math.isfinite(exchange.value):
+        return f"more than any number of {unit}s"
+    return f"{ratio_told(exchange.value, exchange.interval)} more {unit}s"
+
+
+def headline(task: Task, study: Study) -> tuple[str, list[tuple[str, str]]]:
+    """Of a card: one sentence with its number and interval (or none), and a few numbers by name."""
+    verdict, prospects = task.joint.verdict, task.prospects
+    best = number(float(task.grid.mean[-1, -1])) if task.grid.count[-1, -1] else "no run"
+    rows = [("largest cell", best)]
+    if verdict.ratio is None or verdict.interval is None:
+        for name, gain in (("2\u00d7 data", task.data_gain), ("2\u00d7 parameters", task.parameter_gain)):
+            if gain is not None:
+                rows.append((name, number(gain.estimate, 4, signed=True) if study.outside else told(gain)))
+        return "", rows
+    sentence = (
+        f"Twice the data gains {ratio_told(verdict.ratio, verdict.interval)} times what twice the parameters gains"
+    )
+    if prospects is not None and prospects.exchange is not None:
+        sentence += f"; twice the parameters is worth {exchange_told(prospects.exchange, study.unit)}"
+    if prospects is not None:
+        for name, worth in (
+            (prospects.data.name.replace("next ", "+"), prospects.data.worth),
+            ("2\u00d7 parameters", prospects.parameters.worth),
+        ):
+            digits = digits_for(worth.these)
+            rows.append((name, f"{number(worth.estimate, digits, signed=True)} {bracket(worth.these, digits)}"))
+    return f"{sentence}.", rows
 
 
 def sentences(task: Task, study: Study) -> list[str]:
     """The few sentences under the headline."""
-    out = []
+    verdict, prospects = task.joint.verdict, task.prospects
+    out = [verdict.words]
+    if prospects is not None and prospects.exchange is not None:
+        told_units = exchange_told(prospects.exchange, study.unit)
+        out.append(f"At the largest cell a doubling of the parameters is worth as much as {told_units}.")
+    if prospects is not None and prospects.shares is not None:
+        parts = [
+            f"{100 * s.value:.0f} % [{100 * s.interval.low:.0f}, {100 * s.interval.high:.0f}]" for s in prospects.shares
+        ]
+        out.append(
+            f"Of what is left to gain in this law, {parts[1]} would come from more data and {parts[0]} from more parameters."
+        )
+    out += [] if study.outside else to_be_sure(task, study)
     amounts, sizes = task.amount_names, task.size_names
     if task.data_step is not None:
         out.append(
             f"With the largest model ({sizes[-1]}), going from {amounts[0]} to {plural(amounts[-1], study.unit)} "
-            f"{moved(task.data_step, f'the {METRICS[task.metric]}')}."
+            f"{moved(task.data_step, f'the {task.noun}')}."
         )
     if task.parameter_step is not None:
-        out.append(
-            f"With {plural(amounts[-1], study.unit)}, going from {sizes[0]} to {sizes[-1]} "
-            f"{moved(task.parameter_step, 'it')}."
-        )
+        what = "it" if task.data_step is not None else f"the {task.noun}"
+        told_step = f"going from {sizes[0]} to {sizes[-1]} {moved(task.parameter_step, what)}"
+        out.append(f"With {plural(amounts[-1], study.unit)}, {told_step}.")
     if task.data_gain is not None and task.parameter_gain is not None:
         out.append(
             f"Averaged over the grid, a doubling of data gained {told(task.data_gain)} and a doubling of parameters "
             f"{told(task.parameter_gain)}."
         )
-    out.append(task.joint.verdict.words)
     if task.selection is not None:
         words = task.selection.words
         out.append(words[0].upper() + words[1:] + ".")
     return out
 
 
+def to_be_sure(task: Task, study: Study) -> list[str]:
+    """What it would take to be sure, where there is no verdict: more runs, more levels, or nothing that seeds could give."""
+    verdict = task.joint.verdict
+    if verdict.name == UNDECIDED and verdict.ratio and verdict.interval is not None and verdict.interval.low > 0:
+        away = abs(math.log(verdict.ratio))
+        half = math.log(verdict.interval.high / verdict.interval.low) / 2
+        if half < away:
+            return [
+                "To be sure: repeat the four corner cells (the two largest amounts and sizes) with more seeds; they decide."
+            ]
+        if not math.isfinite(half) or away < half / 10:
+            return [
+                "To be sure: the ratio is too near 1 for more seeds to tell; take data and parameters as worth the same here."
+            ]
+        factor = math.ceil((half / away) ** 2)
+        return [f"To be sure: about {factor} times as many runs per cell, if the ratio stays at {two(verdict.ratio)}."]
+    if verdict.name == NONE:
+        wanted = [w for axis in ("data", "parameters") if (w := _wanted_levels(task, study, axis))]
+        if wanted:
+            return [f"To be sure: train {' and '.join(wanted)}."]
+    if verdict.name == FLAT:
+        seen = [
+            f"{number(half, 4)} per doubling of {axis}"
+            for axis, gain in (("data", task.data_gain), ("parameters", task.parameter_gain))
+            if gain is not None and gain.seeds is not None
+            for half in [max(abs(gain.seeds.low), abs(gain.seeds.high))]
+        ]
+        if seen:
+            return [f"A gain above {' or '.join(seen)} would have been seen."]
+    return []
+
+
+def _wanted_levels(task: Task, study: Study, axis: str) -> str:
+    """Levels that an axis lacks for an exponent, in words; empty if it has them."""
+    levels, decades = task.grid.span(axis)
+    need = MIN_DECADES[axis]
+    values = task.grid.amounts if axis == "data" else task.grid.sizes
+    more = max(MIN_LEVELS - levels, 0)
+    if not more and decades >= need - 1e-9:
+        return ""
+    noun, unit = ("amount", f"{study.unit}s") if axis == "data" else ("model size", "core parameters")
+    reach = float(values[0]) * 10**need
+    far = f" up to {human(math.ceil(reach))} {unit} or more" if decades < need - 1e-9 else ""
+    return f"{plural(max(more, 1), f'more {noun}')}{far}" if more != 1 or far else f"1 more {noun}"
+
+
 def interval_note(task: Task) -> str:
     """What the headline's brackets are over."""
-    gain = task.data_step or task.parameter_step
+    gain = task.data_step or task.parameter_step or task.data_gain or task.parameter_gain
     interval = best_interval(gain) if gain else None
     if interval is None:
         return "No intervals: there is one run per cell and one evaluation session."
@@ -141,50 +262,6 @@ def summary_lines(study: Study) -> list[str]:
         lines.append(f"... and {len(study.tasks) - len(shown)} more tasks, on the page")
     lines.append(interval_note(first))
     if study.missing:
-        lines.append(f"{plural(len(study.missing), 'cell')} failed or unfinished, listed on the page")
+        what = "of the table not drawn" if study.outside else "failed or unfinished"
+        lines.append(f"{plural(len(study.missing), 'line' if study.outside else 'cell')} {what}, listed on the page")
     return lines
-
-
-def definitions(study: Study) -> list[tuple[str, str]]:
-    """What the page's words mean."""
-    unit, noun = DATA_AXES[study.data_axis]
-    return [
-        (
-            "Score",
-            "Correlation of prediction and recording, computed per evaluation session as the ledger's estimator column "
-            "says, never clipped; the score of a run is the plain mean over evaluation sessions.",
-        ),
-        (
-            "Data",
-            f"Column {study.data_axis} of the ledger: {noun}. The evaluation sessions are the same for every run, so "
-            "this axis measures what other recordings add for them.",
-        ),
-        (
-            "Parameters",
-            "Column n_params_core: parameters shared by all mice. Tables with rows per neuron, session or animal grow "
-            "with the data and are not counted.",
-        ),
-        ("Gain per doubling", f"Slope of score against log2({unit}s) or log2(parameters) through the cell means."),
-        ("These sessions", "What would change if the same cells were trained again with other seeds: run noise only."),
-        (
-            "New sessions",
-            "What would change for other recorded sessions: a t interval over per-session gains (over animals where "
-            "animals repeat), with the noise of runs added.",
-        ),
-        (
-            "Data-limited",
-            "At the largest model and amount, doubling the data gains more than doubling the parameters: the 95 % "
-            "interval of the ratio lies above 1, and the four corner cells agree without any curve. Parameter-limited: "
-            "below 1.",
-        ),
-        (
-            "No verdict",
-            f"Exponents need at least {MIN_LEVELS} levels on both axes, over {MIN_DECADES['data']} decades of data and "
-            f"{MIN_DECADES['parameters']} of parameters. With less, cells and gains are shown and no curve is fitted.",
-        ),
-        (
-            "Saturation",
-            "Called established only if a curve with a plateau predicts the held-out largest level better than a "
-            "straight line in log x does, and the interval of the plateau is closed.",
-        ),
-    ]

@@ -1,93 +1,91 @@
-"""Verbs of a study: sweep, report."""
+"""The verb of a study that ran: report."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import time
 from pathlib import Path
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.verbs.common import CONFIG_HELP, AddVerb, config_argument, load_config
+from omnimouse_jax.verbs.common import AddVerb
 
 
 def add(verb: AddVerb) -> None:
-    made = verb(
-        sweep,
-        "Train and evaluate a grid of sizes x session subsets x seeds, one cell after another.",
-        SWEEP + CONFIG_HELP,
-    )
-    config_argument(made)
-    made.add_argument("--store", help="recordings to train on (sets config.data.store)")
-    made.add_argument("--workdir", required=True, help="study folder: plan, runs, ledger")
-    made.add_argument("--dry-run", action="store_true", help="list the cells and stop")
-
     made = verb(report, "Fit scaling curves to a study's ledger and write the page.", REPORT)
-    made.add_argument("study", help="study folder, or a ledger .csv")
-    made.add_argument("--out", type=Path, help="folder of the page (default: STUDY/report)")
+    made.add_argument("ledger", nargs="+", type=Path, help="study folder, ledger .csv or .parquet, or several of them")
+    made.add_argument("--out", type=Path, help="folder of the page (default: report beside the first ledger)")
     made.add_argument("--title", help="title of the page")
+    made.add_argument(
+        "--data-axis", default="n_sessions", help="the ledger's column that counts as data (default: n_sessions)"
+    )
+    made.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
+    made.add_argument(
+        "--without-overfit", action="store_true", help="leave over-fit cells out of the fits, by the page's rule"
+    )
+    made.add_argument(
+        "--watch", type=int, metavar="SECONDS", help="build the page again so often, until every cell is scored"
+    )
+    made.add_argument("--columns", help="an outside table: ledger columns from its columns, as size=model,score=value")
+    made.add_argument("--where", default="", help="of an outside table: only lines for which this holds")
 
 
-SWEEP = """
-The config's `study` group names sizes, numbers of sessions (nested; the evaluation sessions are in all), orders and seeds. A cell
-that is done is skipped, one that was interrupted goes on, one that failed is tried again.
-
-  omnimouse-jax sweep --config configs/demo.py --store stores/demo --workdir studies/demo
-"""
 REPORT = """
-One self-contained HTML file: curves with points, intervals and fits per task, the numbers, what each interval is over, and how
-to reproduce it. Figures also as PNG and SVG, numbers as CSV.
+One self-contained HTML file: verdicts, curves with points and intervals, what the next sessions are worth against a larger model,
+what was left out and why, and how to reproduce it. Figures also as PNG and SVG, numbers as CSV.
 
   omnimouse-jax report studies/demo
+  omnimouse-jax report studies/demo --watch 60                     # while the sweep runs: partial results, and saying so
+  omnimouse-jax report TABLE.csv --out page --columns size=model,n_params_core=params,n_sessions=sessions,task=task,score=value
 """
-
-
-def sweep(arguments: argparse.Namespace) -> int:
-    from omnimouse_jax.progress import duration
-
-    start = time.monotonic()
-    config, study = load_config(arguments), Path(arguments.workdir)
-    if "study" not in config:
-        raise UserError(f"config {arguments.config} has no `study` group", way_out="see configs/demo.py for one")
-    if arguments.dry_run:
-        return _list_cells(config)
-    from launch.local import run_study
-    from omnimouse_jax.scaling import ledger
-
-    states = run_study(config, study)
-    path = study / "ledger.csv"
-    ledger.write(ledger.collect(study), path)
-    failed = f", {len(states['failed'])} failed: {', '.join(states['failed'])}" if states["failed"] else ""
-    print(f"{len(states['done'])} cells done{failed} in {duration(time.monotonic() - start)}; ledger: {path}")
-    print(f"next: omnimouse-jax report {study}")
-    return 1 if states["failed"] else 0
-
-
-def _list_cells(config) -> int:
-    from omnimouse_jax.recordings.store import Store
-    from omnimouse_jax.scaling.plan import cells
-
-    planned = cells(config.study.to_dict(), Store.open(config.data.store).chosen(config.data.sessions))
-    for cell in planned:
-        print(f"{cell.run_id:40s} {json.dumps(dict(cell.model))}")
-    print(f"{len(planned)} cells")
-    return 0
 
 
 def report(arguments: argparse.Namespace) -> None:
-    from omnimouse_jax.scaling import ledger
-    from omnimouse_jax.scaling.report import load, report, summary
+    from omnimouse_jax.scaling.outside_ledger import columns_of
+    from omnimouse_jax.scaling.page import study_runs
+    from omnimouse_jax.scaling.report import gather, load, report, summary
 
-    study = Path(arguments.study)
-    path = study if study.suffix == ".csv" else study / "ledger.csv"
-    if (study / "runs").is_dir():
-        ledger.write(ledger.collect(study), path)
-    elif not path.exists():
-        raise UserError(
-            f"study {study}: no runs/ and no ledger.csv", way_out="name a folder that `sweep` wrote, or a ledger"
+    first = arguments.ledger[0]
+    folder = first if first.is_dir() else first.parent
+    columns = columns_of(arguments.columns) if arguments.columns else None
+    if arguments.watch is not None and arguments.watch < 1:
+        raise UserError(f"report: --watch {arguments.watch}", way_out="a number of seconds from 1 on")
+    options = {"data_axis": arguments.data_axis, "tasks": arguments.task, "without_overfit": arguments.without_overfit}
+    while True:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        try:
+            told = load(gather(arguments.ledger, columns, arguments.where), **options)
+        except UserError as problem:
+            if arguments.watch is None:
+                raise
+            print(f"{moment}: nothing to show yet ({problem})", flush=True)
+            time.sleep(arguments.watch)
+            continue
+        page = report(
+            told,
+            arguments.out or folder / "report",
+            title=arguments.title,
+            commands=_commands(arguments, told.runs),
+            moment=moment,
+            every=arguments.watch or 0,
+            files=arguments.watch is None or not study_runs(told.missing),
         )
-    told = load(path)
-    page = report(told, arguments.out or path.parent / "report", title=arguments.title)
-    for line in summary(told):
-        print(line)
-    print(f"page: {page}")
+        for line in summary(told):
+            print(line)
+        print(f"page: {page}", flush=True)
+        if arguments.watch is None or not study_runs(told.missing):
+            return
+        time.sleep(arguments.watch)
+
+
+def _commands(arguments: argparse.Namespace, runs: list) -> list[str]:
+    """What planned the study, as the ledger says, and what made the page."""
+    planned = dict.fromkeys(str(row.get("command") or "") for row in runs)
+    again = ["omnimouse-jax", "report", *map(str, arguments.ledger)]
+    for flag in ("out", "title", "data_axis", "columns", "where"):
+        value = getattr(arguments, flag)
+        if value and (flag, value) != ("data_axis", "n_sessions"):
+            again += [f"--{flag.replace('_', '-')}", str(value)]
+    again += [part for task in arguments.task for part in ("--task", task)]
+    again += ["--without-overfit"] if arguments.without_overfit else []
+    return [*[line for line in planned if line][:20], shlex.join(again)]
