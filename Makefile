@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 STORE ?= stores/demo
 STUDY ?= studies/demo
 
-.PHONY: help setup demo test slow lint format clean
+.PHONY: help setup tools demo test slow lint format clean
 
 help:
 	@echo "make demo    a colony of synthetic mice -> sweep -> scaling page (about ten minutes on two cores)"
@@ -25,14 +25,19 @@ $(READY): pyproject.toml
 demo: setup
 	@start=$$(date +%s); set -e; \
 	$(BIN)/omnimouse-jax synthesize $(STORE) --preset demo; \
-	$(BIN)/omnimouse-jax sweep --config configs/demo.py --store $(STORE) --workdir $(STUDY) || test $$? -eq 1; \
+	$(BIN)/omnimouse-jax sweep plan --config configs/demo.py --store $(STORE) --out $(STUDY); \
+	$(BIN)/omnimouse-jax sweep launch $(STUDY) --on local --wait || test $$? -eq 1; \
 	$(BIN)/omnimouse-jax report $(STUDY); \
 	took=$$(( $$(date +%s) - start )); echo "demo took $$((took / 60)) min $$((took % 60)) s"
 
-test: setup lint
+# SLURM, chromium and SkyPilot, for the tests that run against them; they skip and say so where these cannot be installed
+tools:
+	bash tests/install.sh
+
+test: setup tools lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-slow: setup
+slow: setup tools
 	$(BIN)/python -m pytest -m slow
 
 lint: setup

@@ -1,9 +1,9 @@
 """A lab's scaling study: the five released sizes x five amounts of its own sessions x seeds, and what makes curves believable.
 
 What: towers of 1M to 300M on nested subsets from the evaluation sessions alone to the whole store, two seeds each; three
-independent orders of the sessions for the small subsets; a third and three times the learning rate at two sizes; every run annealed from four
-points on its way, so that each cell gives a whole axis of compute. Four tasks that recordings of any number of neurons can do; for
-the released 120 regimes add --config.regimes="('training',)".
+independent orders of the sessions for the small subsets; a third and three times the learning rate at two sizes; every run annealed
+from three points on its way: each cell gives a whole axis of compute. Four tasks that recordings of any number of neurons can
+do; for the released 120 regimes add --config.regimes="('training',)".
 How long: never run as a whole. `sweep plan` prints it before anything starts, on the machine that is named.
 Score: none yet. docs/study.md has the same design at a hundredth of the size, run.
 Command:

@@ -1,108 +1,284 @@
-"""Runs the cells of a study one after another in this process. A cell that is done is skipped; one that fails is recorded."""
+"""Cells as processes of this machine, a few at a time, that outlive the terminal.
+
+submitit's LocalExecutor starts every job at once, and only the process that submitted a job can ask how it is or stop it. So
+there is a queue of files and one process, the pool, that takes cells from it:
+
+    launch/local/queue/ORDER-RUN_ID   waits; in order of names
+    launch/local/running/RUN_ID       its worker's process
+    launch/RUN_ID/log.txt             what its worker printed
+
+The pool ends when the queue is empty. Where it is killed, workers go on, and the next `sweep launch` starts another one.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import collections
+import contextlib
+import dataclasses
+import fcntl
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
-import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, ClassVar, NamedTuple
 
-from ml_collections import ConfigDict
+from launch import causes, status
+from launch.cell import ATTEMPTS, ENGINE, JOB, is_to_stop
+from launch.engine import HERE, JobState, Study, option
+from omnimouse_jax.files import write_atomically
+from omnimouse_jax.scaling.plan import Plan
 
-from omnimouse_jax.configuration import override
-from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.evaluator import evaluate_run, preflight
-from omnimouse_jax.progress import duration
-from omnimouse_jax.recordings.store import Store
-from omnimouse_jax.scaling.plan import Cell, cells
-from omnimouse_jax.training.resume import MAY_CHANGE, comparable
-from omnimouse_jax.training.track import write_json
-from omnimouse_jax.training.train import Interrupted, train
+#: Seconds between looks at the queue.
+LOOK_S = 0.2
 
 
-def run_study(config: ConfigDict, study_dir: Path, retry_failed: bool = True) -> dict[str, list[str]]:
-    """Trains and evaluates every cell that is not done yet; returns run ids by state.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the local engine; --parallel says how many cells run at a time."""
 
-    Each cell has its own folder under `study_dir/runs`, resumable by itself. A failure is a cell's, not the study's: it is
-    written into its status.json with the reason, and the next cell begins. Ctrl-C saves the running cell and stops.
-    """
-    store = Store.open(config.data.store)
-    planned = cells(config.study.to_dict(), store.chosen(config.data.sessions))
-    for cell in planned:
-        preflight(cell_config(config, cell))
-        _check_same(config, cell, study_dir / "runs" / cell.run_id)
-    write_json(study_dir / "plan.json", {"config": config.to_dict(), "cells": [vars(cell) for cell in planned]})
-    states: dict[str, list[str]] = {"done": [], "failed": []}
-    start, ran = time.monotonic(), 0
-    for number, cell in enumerate(planned):
-        folder = study_dir / "runs" / cell.run_id
-        state = _state(folder)
-        if state == "done" or (state == "failed" and not retry_failed):
-            states[state].append(cell.run_id)
-            continue
-        left = (time.monotonic() - start) / ran * (len(planned) - number) if ran else float("nan")
-        print(f"cell {number + 1}/{len(planned)}  {cell.run_id}  ETA {duration(left)}", file=sys.stderr, flush=True)
-        states[_run_cell(config, cell, folder)].append(cell.run_id)
-        ran += 1
-    return states
+    parallel: int = option(1, "cells at a time")
+    devices: tuple[str, ...] = option(
+        (), "accelerators to share out, one a cell at a time, e.g. 0,1,2,3 (CUDA_VISIBLE_DEVICES)"
+    )
+    nice: int = option(0, "lower priority, 0 to 19")
 
 
-def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
-    """The study's config with one cell's choices made, and without the study."""
-    made = ConfigDict(config.to_dict())
-    del made["study"]
-    for field, value in cell.model.items():
-        override(made, f"model.{field}", value)
-    made.seed = cell.seed
-    made.data.sessions = cell.sessions
-    made.evaluation.sessions = cell.evaluation_sessions
-    return made
+class Local:
+    """The engine."""
+
+    name: ClassVar[str] = "local"
+    options_type: ClassVar[type] = Options
+
+    def __init__(self, study: Study, options: Options):
+        self.study, self.options = study, options
+        self.queue = _Queue(study.folder)
+
+    def preview(self, run_ids: Sequence[str]) -> str:
+        lines = [
+            f"# {self.options.parallel} at a time, in this order; logs in {self.study.folder}/launch/RUN_ID/log.txt"
+        ]
+        return "\n".join([*lines, *(" ".join(self.study.command(run_id, program=HERE)) for run_id in run_ids)])
+
+    def submit(self, run_ids: Sequence[str]) -> dict[str, str]:
+        with self.queue.locked():
+            self.queue.settings({**dataclasses.asdict(self.options)})
+            for run_id in run_ids:
+                self.queue.add(run_id, self.study.command(run_id, program=HERE))
+            self._start_pool()  # where there is one already, this one ends
+        return {run_id: "local" for run_id in run_ids}
+
+    def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
+        waiting, running = self.queue.waiting(), self.queue.running()
+        has_pool = self.queue.has_pool()
+        left = "" if has_pool else "nobody takes cells from the queue: `sweep launch` again"
+        found = {}
+        for run_id in jobs:
+            if run_id in running and (has_pool or status.is_alive(running[run_id])):
+                found[run_id] = JobState("running")  # or has just ended: the pool writes that down
+            elif run_id in waiting:
+                found[run_id] = JobState("queued") if has_pool else JobState("gone", causes.STOPPED, left)
+            else:
+                found[run_id] = JobState("gone")
+        return found
+
+    def cancel(self, jobs: Mapping[str, str]) -> None:
+        with self.queue.locked():
+            for run_id in jobs:
+                self.queue.remove(run_id)
+            running = self.queue.running()
+        for run_id in jobs:
+            if run_id in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(running[run_id], signal.SIGTERM)
+
+    def _start_pool(self) -> None:
+        with (self.queue.folder / "pool.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "launch.local", str(self.study.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # it outlives the terminal
+            )
 
 
-def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits of all fields that a cell's result depends on."""
-    kept = {k: v for k, v in comparable(config.to_dict()).items() if k == "train.steps" or not k.startswith(MAY_CHANGE)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+class _Queue:
+    """The files of the queue. Whoever changes them holds `locked()`."""
+
+    def __init__(self, study: Path):
+        self.study, self.folder = study, study / "launch" / "local"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        for name in ("queue", "running"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        with (self.folder / "queue.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def has_pool(self) -> bool:
+        """Whether a pool lives, which holds its lock as long as it does, or was started a moment ago."""
+        try:
+            with (self.folder / "pool.lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return self._just_started()
+
+    def _just_started(self) -> bool:
+        try:
+            return time.time() - (self.folder / "settings.json").stat().st_mtime < 60 and bool(self.waiting())
+        except FileNotFoundError:
+            return False
+
+    def settings(self, values: Mapping[str, object] | None = None) -> Options:
+        """What the pool goes by; changed while it runs where `values` are given."""
+        path = self.folder / "settings.json"
+        if values is not None:
+            write_atomically(path, json.dumps(values) + "\n")
+        read = json.loads(path.read_text())
+        return Options(**{**read, "devices": tuple(read["devices"])})
+
+    def add(self, run_id: str, command: Sequence[str]) -> None:
+        self.remove(run_id)
+        order = max((int(path.name.split("-")[0]) for path in self._files()), default=0) + 1
+        write_atomically(self.folder / "queue" / f"{order:06d}-{run_id}", json.dumps(list(command)))
+
+    def remove(self, run_id: str) -> None:
+        for path in self._files():
+            if path.name.split("-", 1)[1] == run_id:
+                path.unlink(missing_ok=True)
+
+    def waiting(self) -> list[str]:
+        return [path.name.split("-", 1)[1] for path in self._files()]
+
+    def take(self) -> tuple[str, list[str]] | None:
+        """The next cell and its command, which leaves the queue."""
+        for path in self._files():
+            command = json.loads(path.read_text())
+            path.unlink()
+            return path.name.split("-", 1)[1], command
+        return None
+
+    def running(self) -> dict[str, int]:
+        """run_id -> process of those that a pool started and that it has not seen end."""
+        found = {}
+        for path in (self.folder / "running").glob("*"):
+            with contextlib.suppress(OSError, ValueError):
+                found[path.name] = int(path.read_text())
+        return found
+
+    def begun(self, run_id: str, pid: int) -> None:
+        write_atomically(self.folder / "running" / run_id, f"{pid}\n")
+
+    def ended(self, run_id: str) -> None:
+        (self.folder / "running" / run_id).unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in (self.folder / "queue").glob("*-*") if not path.name.startswith("."))
 
 
-def _run_cell(config: ConfigDict, cell: Cell, folder: Path) -> str:
-    made = cell_config(config, cell)
-    labels = {**cell.labels, "run_id": cell.run_id, "config_hash": config_hash(made)}
-    digest = labels["config_hash"]
-    write_json(folder / "status.json", {"state": "running", "config_hash": digest})
-    try:
-        train(made, folder, labels)
-        evaluate_run(folder)
-    except Interrupted:
-        write_json(folder / "status.json", {"state": "interrupted", "config_hash": digest})
-        raise
-    except Exception as error:
-        print(f"cell {cell.run_id} failed: {error}", file=sys.stderr)
-        reason = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        write_json(
-            folder / "status.json",
-            {"state": "failed", "config_hash": digest, "error": f"{type(error).__name__}: {error}", "details": reason},
+def run_pool(study: Path) -> None:
+    """Runs what is in a study's queue until nothing is left. Does nothing where another pool does it."""
+    queue = _Queue(study)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with (queue.folder / "pool.lock").open("a") as lock:
+        if not _locked(lock):
+            return
+        mine: dict[str, _Worker] = {}
+        lost: collections.Counter[str] = collections.Counter()
+        while True:
+            for run_id in [run_id for run_id, worker in mine.items() if worker.process.poll() is not None]:
+                worker = mine.pop(run_id)
+                lost[run_id] += 1
+                was_lost = _was_lost(study, run_id, worker)
+                if was_lost and lost[run_id] < worker.attempts and not is_to_stop(study, run_id):
+                    with queue.locked():
+                        queue.add(run_id, worker.command)
+                queue.ended(run_id)
+            with queue.locked():
+                others = _others(queue, mine)
+                options = queue.settings()
+                while len(mine) + len(others) < options.parallel and (taken := queue.take()):
+                    device = next((d for d in options.devices if d not in {w.device for w in mine.values()}), "")
+                    mine[taken[0]] = _start(study, *taken, device, options)
+                    queue.begun(taken[0], mine[taken[0]].process.pid)
+                if not mine and not queue.waiting() and not others:
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # while nobody can add: the next one to add starts another pool
+                    return
+            time.sleep(LOOK_S)
+
+
+class _Worker(NamedTuple):
+    process: subprocess.Popen[bytes]
+    command: list[str]
+    device: str
+
+    @property
+    def attempts(self) -> int:
+        return int(self.command[self.command.index("--attempts") + 1]) if "--attempts" in self.command else ATTEMPTS
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Whether the pool's lock could be taken; whoever only looks at it holds it for a moment."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _others(queue: _Queue, mine: Mapping[str, object]) -> list[str]:
+    """Cells that an earlier pool started and that still run; those that have ended are forgotten."""
+    alive = []
+    for run_id, pid in queue.running().items():
+        if run_id not in mine:
+            if status.is_alive(pid):
+                alive.append(run_id)
+            else:
+                queue.ended(run_id)
+    return alive
+
+
+def _start(study: Path, run_id: str, command: list[str], device: str, options: Options) -> _Worker:
+    folder = study / "launch" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, ENGINE: "local", JOB: "local"}
+    if device:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [*(["nice", "-n", str(options.nice)] if options.nice else []), *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
-        return "failed"
-    write_json(folder / "status.json", {"state": "done", "config_hash": digest})
-    return "done"
+    return _Worker(process, command, device)
 
 
-def _state(folder: Path) -> str:
-    path = folder / "status.json"
-    return json.loads(path.read_text())["state"] if path.exists() else "missing"
+def _was_lost(study: Path, run_id: str, worker: _Worker) -> bool:
+    """Writes down a worker that ended without a word, and returns whether it was killed."""
+    folder, code = study / "runs" / run_id, worker.process.returncode
+    said = status.read(folder)
+    if code == causes.DONE or (said is not None and said.state != status.RUNNING):
+        # whoever looked at the cells may have found it dead before
+        return said is not None and said.cause == causes.LOST and said.pid == worker.process.pid and code < 0
+    log = study / "launch" / run_id / "log.txt"
+    tail = log.read_bytes()[-4000:].decode(errors="replace") if log.exists() else ""
+    cause, error = causes.of_status(code, tail)
+    said = said or status.Status(status.RUNNING, Plan.read(study).cell(run_id).config_hash, engine="local")
+    status.write(folder, said.with_failure(cause, error, tail))
+    return cause == causes.LOST
 
 
-def _check_same(config: ConfigDict, cell: Cell, folder: Path) -> None:
-    """A cell that is done or begun was of this recipe and these sessions: a study may grow, its cells may not change."""
-    path = folder / "status.json"
-    if not path.exists():
-        return
-    old, new = json.loads(path.read_text()).get("config_hash"), config_hash(cell_config(config, cell))
-    if old != new:
-        raise UserError(
-            f"study cell {folder}: begun with another config or other sessions (config hash {old}, now {new})",
-            way_out="use a new --workdir, or remove this cell's folder to train it again",
-        )
+if __name__ == "__main__":
+    run_pool(Path(sys.argv[1]))

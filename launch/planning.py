@@ -21,6 +21,7 @@ from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.evaluator import preflight
 from omnimouse_jax.progress import Progress
+from omnimouse_jax.recordings.leaks import leaks
 from omnimouse_jax.recordings.store import Store
 from omnimouse_jax.scaling import power
 from omnimouse_jax.scaling.plan import Cell, Plan, cell_config, cells
@@ -97,7 +98,7 @@ def make_plan(config: ConfigDict, machine: Machine, command: str = "") -> Plan:
         command=command,
         machine=dataclasses.asdict(machine),
         totals=_totals(made, machine),
-        design=_design(config, made, summaries),
+        design=_design(config, made, store),
     )
 
 
@@ -189,7 +190,7 @@ def _totals(made: list[Cell], machine: Machine) -> dict[str, Any]:
     }
 
 
-def _design(config: ConfigDict, made: list[Cell], summaries: Mapping[str, Any]) -> dict[str, Any]:
+def _design(config: ConfigDict, made: list[Cell], store: Store) -> dict[str, Any]:
     usual = [cell for cell in made if cell.rate == 1]
     study = config.study
     evaluated = made[0].evaluation_sessions
@@ -201,9 +202,24 @@ def _design(config: ConfigDict, made: list[Cell], summaries: Mapping[str, Any]) 
         gain=study.assumed_gain,
         orders=[cell.order for cell in usual],
         rates=[(float(cell.estimate["n_params_core"]), cell.rate) for cell in made],
-        animals=len({summaries[key]["animal"] for key in evaluated}),
+        animals=len({store.summary(key)["animal"] for key in evaluated}),
     )
-    return dataclasses.asdict(found)
+    told = dataclasses.asdict(found)
+    told["cannot"] = [*told["cannot"], *_seen_before(config, store, made[-1].sessions)]
+    return told
+
+
+def _seen_before(config: ConfigDict, store: Store, sessions: Sequence[str]) -> list[str]:
+    """Whether what is held out in one session is trained on in another."""
+    if config.data.leave_out == "any":
+        return []
+    found = leaks(store, sessions, config.data.tiers)
+    if not found:
+        return []
+    return [
+        f"tell prediction from memory of a film: {len(found)} stimuli are held out in some sessions and trained on in others "
+        "(--config.data.leave_out=any leaves them out)"
+    ]
 
 
 def write_plan(plan: Plan, folder: Path) -> Path:

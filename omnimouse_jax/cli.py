@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.verbs import data, doctor, model, mouse, predict, reference, run, study
+from omnimouse_jax.verbs import data, doctor, fit, ledger, model, mouse, predict, reference, run, study, sweep
 from omnimouse_jax.verbs.common import Run
 
 DESCRIPTION = """\
@@ -18,7 +18,8 @@ Scaling studies of multi-session models of mouse visual cortex.
 From recordings to a scaling page:
   omnimouse-jax synthesize STORE --preset demo       make a colony of synthetic mice (or `ingest` your own)
   omnimouse-jax inspect STORE                        see what is in it
-  omnimouse-jax sweep --config configs/demo.py --store STORE --workdir STUDY
+  omnimouse-jax sweep plan --config configs/demo.py --store STORE --out STUDY
+  omnimouse-jax sweep launch STUDY --on local --wait
   omnimouse-jax report STUDY                         write the page
 
 One model:
@@ -98,7 +99,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
             name, help=about, description=f"{about}\n{details}", formatter_class=argparse.RawDescriptionHelpFormatter
         )
 
-    for module in (data, model, run, mouse, predict, study, reference, doctor):
+    for module in (data, model, run, mouse, predict, sweep, ledger, study, fit, reference, doctor):
         module.add(verb)
     return parser, verbs
 

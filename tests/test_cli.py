@@ -73,7 +73,7 @@ def test_inspect_and_regimes_and_describe_print_tables(capsys, colony):
         (["train", "--config", "configs/none.py", "--workdir", "x"], "configs/none.py not found"),
         (["evaluate", "/nowhere"], "/nowhere"),
         (["evaluate", "/nowhere", "--config.seed=1"], "unknown argument --config.seed=1"),
-        (["sweep", "--config", "configs/tiny.py", "--workdir", "x"], "has no `study` group"),
+        (["sweep", "launch", "/nowhere", "--on", "local"], "plan /nowhere"),
         (["report", "/nowhere"], "/nowhere"),
         (["regimes", "populaton"], "did you mean 'population'"),
         (["regimes", "responses -> video"], "video"),

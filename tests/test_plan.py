@@ -87,7 +87,11 @@ def test_no_amounts_mean_a_ladder_to_the_whole_store():
 def test_branches_have_the_schedule_of_their_run():
     planned = cells(study(anneal=(200, 500)), SUMMARIES)
     assert {(cell.anneal, cell.anneal_steps) for cell in planned} == {((200, 500), 100)}
-    assert cell_config(study(anneal=(200, 500)), planned[0]).train.keep_every == 100
+    train = cell_config(study(anneal=(200, 500)), planned[0]).train
+    assert (train.keep_every, train.checkpoint_every) == (100, 100), "the points are saved, and kept"
+    often = study(anneal=(200, 500))
+    often.train.checkpoint_every = 30
+    assert cell_config(often, cells(often, SUMMARIES)[0]).train.checkpoint_every == 25
     for wrong in (5, 900):
         with pytest.raises(UserError, match="constant rate"):
             cells(study(anneal=(wrong,)), SUMMARIES)
