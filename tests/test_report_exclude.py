@@ -80,11 +80,25 @@ def test_the_best_learning_rate_by_validation_loss_stays() -> None:
 
 
 def test_rates_without_a_common_cell_stay_and_it_is_said() -> None:
-    rows = planted_rows(*GRID, 1, 2, laws=ONE)
-    changed = [r | {"learning_rate": 3e-3} if r["size"] == "1M" and r["n_sessions"] == 32 else r for r in rows]
+    rows = planted_rows(*GRID, 2, 2, laws=ONE)
+    changed = [r | {"learning_rate": 3e-3} if r["size"] == "1M" and r["seed"] == 1 else r for r in rows]
     notes: list[str] = []
     assert worse_rates(changed, notes) == []
     assert "0.001, 0.003 have no cell in common" in notes[0]
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_rate_probed_in_one_cell_never_replaces_the_grid(better: bool) -> None:
+    rows = planted_rows(*GRID, 1, 2, laws=ONE)
+    one = [r for r in rows if r["size"] == "1M" and r["n_sessions"] == 32]
+    loss = one[0]["validation_loss"] + (-0.1 if better else 0.1)
+    probe = [r | {"run_id": "probe", "learning_rate": 3e-3, "validation_loss": loss} for r in one]
+    notes: list[str] = []
+    out = worse_rates([*rows, *probe], notes)
+    assert {e.point[0] for e in out} == {"probe"}
+    assert "tried in 1 of" in out[0].reason
+    assert len(notes) == better
+    assert all("not tuned" in note for note in notes)
 
 
 def test_only_the_last_anneal_point_of_a_run_is_fitted() -> None:

@@ -122,18 +122,22 @@ def other_minutes(rows: Sequence[Row], data_axis: str) -> list[Exclusion]:
 
 
 def worse_rates(rows: Sequence[Row], notes: list[str] | None = None) -> list[Exclusion]:
-    """Learning rates that are not the best of their size: highest mean validation loss over the cells that all rates were tried in.
+    """All learning rates of a size but one, never chosen by a test score.
 
-    Never by a test score. A size with one rate keeps it; rates without a common cell stay, and `notes` says so.
+    Rates that were tried in fewer cells than another one are probes: a grid of these few cells could not be fitted. Of rates that
+    fill as many cells, the one with the lowest mean validation loss over the cells that all of them share is kept; without such a
+    cell all of them stay. `notes` says so, and where a probe had the lower loss: then that size is not tuned.
     """
     out: list[Exclusion] = []
     for size, tried in sorted(rate_trials(rows).items()):
         if len(tried) < 2:
             continue
         name = next(str(r["size"] or size) for r in rows if r["n_params_core"] == size)
-        best, losses = best_rate(tried)
+        most = max(len(cells) for cells in tried.values())
+        full = {rate: cells for rate, cells in tried.items() if len(cells) == most}
+        best = next(iter(full)) if len(full) == 1 else best_rate(full)[0]
         if best is None:
-            told = ", ".join(f"{rate:g}" for rate in sorted(tried))
+            told = ", ".join(f"{rate:g}" for rate in sorted(full))
             if notes is not None:
                 notes.append(
                     f"Size {name}: learning rates {told} have no cell in common that has a validation loss; all stay."
@@ -141,9 +145,18 @@ def worse_rates(rows: Sequence[Row], notes: list[str] | None = None) -> list[Exc
             continue
         for row in points(r for r in rows if r["n_params_core"] == size).values():
             rate = row["learning_rate"]
-            if rate is not None and rate != best:
-                reason = f"learning rate {rate:g}: validation loss {losses[rate]:.4f}, {losses[best]:.4f} at {best:g}"
-                out.append(Exclusion(point(row), RATE, reason, row))
+            if rate is None or rate == best:
+                continue
+            better, losses = best_rate({best: tried[best], rate: tried[rate]})
+            against = f": validation loss {losses[rate]:.4f}, {losses[best]:.4f} at {best:g}" if losses else ""
+            probe = "" if rate in full else f", tried in {len(tried[rate])} of {most} cells"
+            out.append(Exclusion(point(row), RATE, f"learning rate {rate:g}{probe}{against}", row))
+            note = (
+                f"Size {name}: learning rate {rate:g} reached a lower validation loss than {best:g} of the grid where both were "
+                "tried: this size is not tuned, and would gain."
+            )
+            if better == rate and notes is not None and note not in notes:
+                notes.append(note)
     return out
 
 

@@ -36,6 +36,7 @@ from several points has a row for each: `anneal_from` says where it began, `pare
 
 
 def ledger(arguments: argparse.Namespace) -> int:
+    from launch.states import settle
     from omnimouse_jax.errors import UserError
     from omnimouse_jax.scaling import ledger as table
     from omnimouse_jax.scaling.collect import collect
@@ -46,6 +47,8 @@ def ledger(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.study:
         raise UserError("ledger: no study named", way_out="omnimouse-jax ledger STUDY --out FILE.csv")
+    for study in arguments.study:
+        settle(study)
     rows = collect(arguments.study)
     for path in arguments.out or [arguments.study[0] / "ledger.csv"]:
         print(f"ledger: {table.write(rows, path)}")

@@ -41,6 +41,7 @@ what was left out and why, and how to reproduce it. Figures also as PNG and SVG,
 
 
 def report(arguments: argparse.Namespace) -> None:
+    from launch.states import settle
     from omnimouse_jax.scaling.outside_ledger import columns_of
     from omnimouse_jax.scaling.page import study_runs
     from omnimouse_jax.scaling.report import gather, load, report, summary
@@ -53,6 +54,8 @@ def report(arguments: argparse.Namespace) -> None:
     options = {"data_axis": arguments.data_axis, "tasks": arguments.task, "without_overfit": arguments.without_overfit}
     while True:
         moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        for path in arguments.ledger:
+            settle(path)
         try:
             told = load(gather(arguments.ledger, columns, arguments.where), **options)
         except UserError as problem:
