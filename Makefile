@@ -35,7 +35,7 @@ tools:
 	bash tests/install.sh
 
 test: setup tools lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 30 --durations-min 5
 
 slow: setup tools
 	$(BIN)/python -m pytest -m slow

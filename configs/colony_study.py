@@ -36,6 +36,6 @@ def get_config() -> ConfigDict:
     config.study.anneal = (150, 300)
     config.study.also.orders = ConfigDict({"sizes": ("48ch",), "amounts": SMALL, "orders": (1, 2), "seeds": (0,)})
     config.study.also.rates = ConfigDict(
-        {"sizes": ("24ch", "96ch"), "amounts": LARGEST, "rates": (1 / 3, 3.0), "seeds": (0,)}
+        {"sizes": ("24ch", "48ch"), "amounts": LARGEST, "rates": (1 / 3, 3.0), "seeds": (0,)}
     )
     return config

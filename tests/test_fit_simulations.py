@@ -47,10 +47,10 @@ def test_noise_moves_estimates_no_further_than_expected(sd, seeds, low, high) ->
 
 
 def test_intervals_of_cells_cover_the_truth() -> None:
-    """95 % intervals by resampling cells, 1 % noise and 3 seeds: between .85 and 1 of 40 repetitions each."""
-    rng = np.random.default_rng(1)
+    """95 % intervals by resampling cells, 1 % noise and 3 seeds: at least 88 of 100 repetitions each (.91 to .96 in one run)."""
+    rng = np.random.default_rng(7)
     covered = dict.fromkeys(TRUTH, 0)
-    for repeat in range(40):
+    for repeat in range(100):
         x, y = noisy(law(CELLS), 0.01, 3, rng)
         boot = bootstrap(
             fit(make_form("chinchilla"), x, y, grid=9), np.tile(np.arange(30), 3), resamples=200, seed=repeat
@@ -58,7 +58,7 @@ def test_intervals_of_cells_cover_the_truth() -> None:
         for name, values in boot.named().items():
             interval = boot.interval(values)
             covered[name] += interval.low < TRUTH[name] < interval.high
-    assert min(covered.values()) >= 34, covered
+    assert min(covered.values()) >= 88, covered
 
 
 def test_flat_truth_is_mostly_called_constant() -> None:
