@@ -1,8 +1,8 @@
 """What a study's own design can recover: its cells, seeds and evaluation sessions, with scores that follow a law we chose.
 
 What: no network is trained. The cells come from a plan; every run gets the score of a planted law, S = S_inf - A N^-alpha -
-B D^-beta, with noise between seeds (as large as in the real study, if its ledger is named) and gains that differ between evaluation
-sessions. The same code then fits, resamples and judges. Repeated with other noise it tells how far estimates lie from the truth,
+B D^-beta, with noise between seeds (as large as in the real study, if its ledger is named); plateau and both terms differ between
+evaluation sessions, each by its own factor. The same code then fits, resamples and judges. Repeated with other noise it tells how far estimates lie from the truth,
 how often a 95 % interval holds it, and how often the verdict is right, which no trained study can tell of itself.
 How long: about a second a repetition on one CPU core.
 Command:
@@ -37,8 +37,10 @@ class Law:
     b: float = 0.06
     beta: float = 0.30
 
-    def score(self, n: Array, d: Array) -> Array:
-        return self.plateau - self.a * (n / n.max()) ** -self.alpha - self.b * (d / d.max()) ** -self.beta
+    def score(self, n: Array, d: Array, factors: Array) -> Array:
+        """(runs, sessions), for factors (3, sessions) of the plateau and of both terms."""
+        terms = self.a * (n / n.max()) ** -self.alpha, self.b * (d / d.max()) ** -self.beta
+        return self.plateau * factors[0] - np.outer(terms[0], factors[1]) - np.outer(terms[1], factors[2])
 
     @property
     def rho(self) -> float:
@@ -52,7 +54,9 @@ def main() -> None:
     parser.add_argument("--ledger", default="", help="take the noise between seeds and sessions from this study")
     parser.add_argument("--task", default="", help="of that ledger (default: its first)")
     parser.add_argument("--noise", type=float, default=0.005, help="between seeds, where no ledger is named")
-    parser.add_argument("--spread", type=float, default=0.15, help="relative, of gains between evaluation sessions")
+    parser.add_argument(
+        "--spread", type=float, default=0.15, help="relative, between evaluation sessions, of each term"
+    )
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=400)
     for field in dataclasses.fields(Law):
@@ -68,14 +72,14 @@ def main() -> None:
     right = DATA if law.rho > 1 else PARAMETERS
     print(f"{len(cells)} runs, {sessions} evaluation sessions; noise between seeds {noise:.4f}, planted {told(truth)}")
 
+    truth["rho, new"] = law.rho  # the median over sessions
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in truth}
     verdicts: Counter[str] = Counter()
     progress = Progress(arguments.repeats, label="study ")
     for repeat in range(arguments.repeats):
         rng = np.random.default_rng([5, repeat])
-        gains = 1 + arguments.spread * rng.standard_normal(sessions)
-        gains /= gains.mean()
-        scores = (law.score(n, d) + noise * rng.standard_normal(len(n)))[:, None] * gains
+        factors = np.exp(arguments.spread * rng.standard_normal((3, sessions)))
+        scores = law.score(n, d, factors) + noise * rng.standard_normal((len(n), 1))
         animals = tuple(f"mouse {i}" for i in range(sessions))
         joint = judge(Grid(n, d, scores, animals, orders=orders), resamples=arguments.resamples, seed=repeat)
         verdicts[joint.verdict.name] += 1
@@ -86,10 +90,14 @@ def main() -> None:
             interval = joint.boot.interval(joint.boot.named()[name])
             found[name].append((joint.fit.parameters[name], interval.low, interval.high))
         if joint.verdict.ratio is not None and joint.verdict.interval is not None:
-            found["rho"].append((joint.verdict.ratio, joint.verdict.interval.low, joint.verdict.interval.high))
+            for name, interval in (("rho", joint.verdict.interval), ("rho, new", joint.verdict.new_sessions)):
+                if interval is not None:
+                    found[name].append((joint.verdict.ratio, interval.low, interval.high))
     progress.close()
     print(f"{'':8} {'planted':>8} {'median':>8} {'5 %':>8} {'95 %':>8}   the 95 % interval holds it")
     for name, rows in found.items():
+        if not rows:
+            continue
         estimate, low, high = np.array(rows).T
         holds = np.mean((low <= truth[name]) & (truth[name] <= high))
         five, middle, ninety_five = np.quantile(estimate, [0.05, 0.5, 0.95])

@@ -37,6 +37,8 @@ HERE = "here"
 #: Bytes that a parameter of a table takes: itself and two moments, in float32.
 PER_TABLE_PARAMETER = 12
 MEASURED_STEPS = 12
+#: Of the fields that a run may change, those that change what a cell of a study is.
+DECIDES = ("train.steps", "train.patience", "evaluation.tiers", "evaluation.checkpoint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +115,9 @@ def _require_runnable(config: ConfigDict, planned: Sequence[Cell]) -> None:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits of all fields that a cell's result depends on."""
-    kept = {k: v for k, v in comparable(config.to_dict()).items() if k == "train.steps" or not k.startswith(MAY_CHANGE)}
+    """Twelve hex digits of all fields that a cell's result depends on. Recordings are compared by content when a run goes on."""
+    flat = comparable(config.to_dict())
+    kept = {k: v for k, v in flat.items() if k.startswith(DECIDES) or not k.startswith((*MAY_CHANGE, "data.store"))}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

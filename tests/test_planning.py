@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from launch.planning import Machine, config_hash, make_plan, write_plan
+from omnimouse_jax.configuration import override
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.plan import Plan, cell_config, default_study
 from omnimouse_jax.scaling.power import examine
@@ -90,8 +91,16 @@ def test_the_hash_tells_recipes_apart_and_only_them(config, plan):
     assert config_hash(one) == plan.cells[0].config_hash
     one.train.log_every = 7
     assert config_hash(one) == plan.cells[0].config_hash
-    one.train.steps = 5
-    assert config_hash(one) != plan.cells[0].config_hash
+    one.data.store = "the/same/elsewhere"
+    assert config_hash(one) == plan.cells[0].config_hash
+    for field, value in (
+        ("train.steps", 5),
+        ("evaluation.checkpoint", "latest"),
+        ("evaluation.tiers", ("validation",)),
+    ):
+        other = cell_config(config, plan.cells[0])
+        override(other, field, value)
+        assert config_hash(other) != plan.cells[0].config_hash, field
 
 
 @pytest.mark.parametrize(("text", "chips"), [("h100", 1), ("h100x8", 8), ("tpu-v5px4", 4), ("a100-80gb", 1)])
@@ -132,6 +141,14 @@ def test_more_seeds_and_less_noise_mean_more_power():
         assert few[axis] < quiet[axis]
         assert few[axis] <= many[axis] + 0.05
     assert max(quiet) > 0.5
+
+
+def test_orders_are_no_seeds():
+    n, d, order = np.array(list(itertools.product(1e6 * 4.0 ** np.arange(4), 8 * 2.0 ** np.arange(5), range(3)))).T
+    orders = [int(o) for o in order]
+    found = examine(n, d, unit="sessions", noise=0.005, gain=0.02, orders=orders, rates=[], animals=3, studies=20)
+    assert "one run per cell" in " ".join(found.cannot)
+    assert found.axes[0].slope is None
 
 
 def test_a_narrow_design_says_that_it_carries_no_exponent():

@@ -117,6 +117,20 @@ def test_only_the_last_anneal_point_of_a_run_is_fitted() -> None:
     assert kept.isdisjoint(again)
 
 
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_points_annealed_from_a_run_that_did_not_finish_enter_no_fit(state: str) -> None:
+    rows = planted_rows(*GRID, 1, 2, laws=ONE, anneal=(0.25, 1.0))
+    run = rows[0]["parent"]
+    assert run
+    own = [r | {"run_id": run, "parent": "", "anneal_from": None} for r in rows if r["parent"] == run][:1]
+    lost = [r | {"state": state, "score": None} for r in own]
+    selected = select([*rows, *lost])
+    assert run not in {family(r) for r in selected.kept}
+    assert {family(r) for r in select(rows).kept} == {family(r) for r in rows}, (
+        "without a row of the run, points stand for it"
+    )
+
+
 def test_minutes_are_told_apart_where_the_axis_cannot() -> None:
     rows = planted_rows(*GRID, 1, 2, laws=ONE)
     few = [r | {"minutes": 5.0} if r["run_id"].startswith("1M-008") else r | {"minutes": None} for r in rows]

@@ -21,7 +21,7 @@ FAILED_RULE, UNFINISHED_RULE = "failed", "not finished"
 RATE, EARLIER, OVERFIT, MINUTES = "learning rate", "earlier point", "over-fit", "minutes"
 RULES = {
     FAILED_RULE: "the run failed",
-    UNFINISHED_RULE: "the run has no score yet",
+    UNFINISHED_RULE: "the run has no score yet, or only some of its points have one",
     RATE: "another learning rate has a lower validation loss at this size",
     EARLIER: "a later point of the same run is there",
     MINUTES: "other minutes of each session than most, which this data axis cannot tell apart",
@@ -55,7 +55,7 @@ class Selected:
 def select(rows: Sequence[Row], *, data_axis: str = "n_sessions", without_overfit: bool = False) -> Selected:
     """All rules in turn: failed and unfinished runs, minutes that the axis cannot see, learning rates, earlier points of a run, and
     over-fit cells only where that is asked for."""
-    excluded = unscored(rows)
+    excluded = [*unscored(rows), *early_points(rows)]
     kept = without(rows, excluded)
     notes: list[str] = []
     for rule in (lambda r: other_minutes(r, data_axis), lambda r: worse_rates(r, notes), earlier_points):
@@ -99,6 +99,21 @@ def unscored(rows: Iterable[Row]) -> list[Exclusion]:
             out.append(Exclusion(key, FAILED_RULE, told or "no cause recorded", row))
         else:
             out.append(Exclusion(key, UNFINISHED_RULE, ": ".join(filter(None, (str(row["state"]), told))), row))
+    return out
+
+
+def early_points(rows: Sequence[Row]) -> list[Exclusion]:
+    """Branches of runs that have not finished: they stand for a part of the training that the other cells had."""
+    states = {str(row["run_id"]): str(row["state"]) for row in rows}
+    out = []
+    for key, row in points(r for r in rows if r["state"] == DONE and r.get("anneal_from") is not None).items():
+        state = states.get(family(row), DONE)
+        if state != DONE:
+            out.append(
+                Exclusion(
+                    key, UNFINISHED_RULE, f"annealed from step {row['anneal_from']} of a run that is {state}", row
+                )
+            )
     return out
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import optimize, stats
@@ -64,18 +65,19 @@ def examine(
     each run; rates: (parameters, multiple of the rate) of all runs; animals: of the evaluation sessions.
     """
     grid = Grid(parameters, data, np.zeros((len(data), 1)), ("",))
+    repeats = Counter(zip(parameters, data, orders, strict=True))
     narrow = {axis: grid.too_narrow(axis) for axis in ("data", "parameters")}
     exponents = {} if any(narrow.values()) else _exponents(grid, noise, gain, studies, seed)
     axes = []
     for axis in ("data", "parameters"):
         levels, decades = grid.span(axis)
-        slope, smallest = _slope(grid, axis, noise, gain, studies, seed)
+        slope, smallest = _slope(grid, len(data) - len(repeats), axis, noise, gain, studies, seed)
         axes.append(Power(axis, levels, decades, slope, exponents.get(axis), smallest))
     assumed = (
         f"{studies} simulated studies each, with noise of {noise:g} between seeds (study.assumed_noise) and a gain of {gain:g} per "
         f"doubling of either axis at the middle of the grid (study.assumed_gain); exponents {ALPHA} and {BETA}"
     )
-    can, cannot = _sentences(grid, tuple(axes), narrow, unit, orders, rates, animals)
+    can, cannot = _sentences(grid, repeats, tuple(axes), narrow, unit, orders, rates, animals)
     return Design((axes[0], axes[1]), assumed, tuple(can), tuple(cannot))
 
 
@@ -89,10 +91,9 @@ def _run_weights(grid: Grid, axis: str) -> Array | None:
 
 
 def _slope(
-    grid: Grid, axis: str, noise: float, gain: float, studies: int, seed: int
+    grid: Grid, freedom: int, axis: str, noise: float, gain: float, studies: int, seed: int
 ) -> tuple[float | None, float | None]:
     weights = _run_weights(grid, axis)
-    freedom = int(len(grid.data) - np.count_nonzero(grid.count))
     if weights is None or not freedom:
         return None, None
     rng = np.random.default_rng([seed, 1, axis == "data"])
@@ -143,6 +144,7 @@ def _exponents(grid: Grid, noise: float, gain: float, studies: int, seed: int) -
 
 def _sentences(
     grid: Grid,
+    repeats: Mapping[tuple[float, float, int], int],
     axes: tuple[Power, ...],
     narrow: dict[str, str],
     unit: str,
@@ -161,9 +163,10 @@ def _sentences(
         can.append("fit the joint curve of parameters and data, and say which of them limits")
     else:
         cannot.append("say by a curve whether data or parameters limit: both axes need their range")
-    if not (grid.count > 1).any():
+    top = [count for (n, d, _), count in repeats.items() if (n, d) == (grid.sizes[-1], grid.amounts[-1])]
+    if max(repeats.values()) == 1:
         cannot.append("tell the noise between seeds: one run per cell (study.seeds)")
-    elif grid.count[-1, -1] <= 1:
+    elif max(top, default=0) <= 1:
         cannot.append(
             "tell the noise at the largest size and amount, where it matters most: seeds are repeated elsewhere only"
         )
