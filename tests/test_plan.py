@@ -37,7 +37,8 @@ def study(**changes) -> ConfigDict:
 
 def test_subsets_are_nested_and_hold_the_evaluation_sessions():
     planned = cells(study(), SUMMARIES)
-    assert len(planned) == 2 * 2 * (2 + 2 + 1)  # the whole store has one order
+    assert len(planned) == 2 * 2 * (1 + 2 + 1)  # the evaluation sessions alone, and the whole store, have one order
+    assert len({(cell.sessions, cell.size, cell.seed) for cell in planned}) == len(planned), "no run twice"
     assert len({cell.run_id for cell in planned}) == len(planned)
     for cell in planned:
         assert cell.evaluation_sessions == ("s0", "s1")
@@ -64,19 +65,26 @@ def test_further_products_are_joined_without_copies():
     config = study(orders=(0,))
     config.study.also = ConfigDict(
         {
-            "orders": {"sizes": ("S",), "amounts": "small", "orders": (0, 1, 2), "seeds": (0,)},
+            "orders": {"sizes": ("S",), "amounts": (4,), "orders": (0, 1, 2), "seeds": (0,)},
             "rates": {"amounts": "largest", "rates": (0.5, 1.0), "seeds": (0,)},
         }
     )
     main = cells(study(orders=(0,)), SUMMARIES)
     planned = cells(config, SUMMARIES)
     added = {cell.run_id for cell in planned} - {cell.run_id for cell in main}
-    others = {f"S-2sessions-order{order}-seed0" for order in (1, 2)}
+    others = {f"S-4sessions-order{order}-seed0" for order in (1, 2)}
     assert added == others | {f"{size}-8sessions-order0-seed0-rate0.5" for size in "SM"}
     slow = next(cell for cell in planned if cell.rate == 0.5)
     for group in ("shared", "session"):
         halved = slow.changes[f"optimizer.{group}.learning_rate"]
         assert halved == pytest.approx(0.5 * config.optimizer[group].learning_rate)
+
+
+def test_amounts_by_name_leave_out_the_largest_two():
+    config = study(orders=(0,), amounts=(2, 3, 4, 8))
+    config.study.also = ConfigDict({"orders": {"sizes": ("S",), "amounts": "small", "orders": (1, 2), "seeds": (0,)}})
+    others = [cell for cell in cells(config, SUMMARIES) if cell.order]
+    assert {(cell.amount, cell.order) for cell in others} == {(3, 1), (3, 2)}
 
 
 def test_no_amounts_mean_a_ladder_to_the_whole_store():

@@ -173,8 +173,8 @@ def _product(
         if size not in definitions:
             raise UserError(f"study: no size {size!r}", way_out=f"sizes: {', '.join(definitions)}")
         sessions = subset(summaries, evaluation, by, amount, order)
-        if order and len(sessions) == len(summaries):
-            continue  # every order holds the same sessions
+        if order and set(sessions) == set(subset(summaries, evaluation, by, amount, 0)):
+            continue  # the evaluation sessions alone, or all there are: no order changes them
         yield _cell(config, product, evaluation, sessions, amount, order, size, definitions[size], seed, rate)
 
 
