@@ -9,6 +9,7 @@ import re
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ class Machine:
     @classmethod
     def named(cls, text: str, price: float = 0.0) -> Machine:
         """h100, h100x8, tpu-v5px4, "here" or "". UserError lists the chips there are."""
+        if price < 0 or (price and not text):
+            raise UserError(
+                f"machine: a price of {price:g} an hour" + ("" if text else " and no machine"),
+                way_out="--machine NAME --price P, P not negative",
+            )
         if text in ("", HERE):
             return cls(text, "", 1, price)
         found = re.fullmatch(r"(.+?)(?:x(\d+))?", text.lower())
@@ -75,7 +81,7 @@ def make_plan(config: ConfigDict, machine: Machine, command: str = "") -> Plan:
     if "study" not in config:
         raise UserError("config: no `study` group", way_out="see configs/scaling.py for one")
     store = Store.open(config.data.store)
-    summaries = {key: store.summary(key) for key in store.chosen(config.data.sessions)}
+    summaries = {key: _summary(store, key, config.data.tiers) for key in store.chosen(config.data.sessions)}
     planned = cells(config, summaries)
     _require_runnable(config, planned)
     of_size: dict[str, Mapping[str, Any]] = {}
@@ -85,6 +91,7 @@ def make_plan(config: ConfigDict, machine: Machine, command: str = "") -> Plan:
         one = cell_config(config, cell)
         parts = prepare(one)
         if cell.size not in of_size:
+            print(f"size {cell.size}: compiling its heaviest program", file=sys.stderr, flush=True)
             of_size[cell.size] = _of_size(one, parts, machine)
         estimate = _estimate(one, cell, parts, of_size[cell.size], machine)
         made.append(dataclasses.replace(cell, config_hash=config_hash(one), estimate=estimate))
@@ -102,6 +109,11 @@ def make_plan(config: ConfigDict, machine: Machine, command: str = "") -> Plan:
         totals=_totals(made, machine),
         design=_design(config, made, store),
     )
+
+
+def _summary(store: Store, key: str, tiers: Sequence[str]) -> dict[str, Any]:
+    told = store.summary(key)
+    return {**told, "minutes": 60 * sum(told["tier_hours"].get(tier, 0.0) for tier in tiers)}
 
 
 def _require_runnable(config: ConfigDict, planned: Sequence[Cell]) -> None:
@@ -194,7 +206,9 @@ def _totals(made: list[Cell], machine: Machine) -> dict[str, Any]:
 
 
 def _design(config: ConfigDict, made: list[Cell], store: Store) -> dict[str, Any]:
-    usual = [cell for cell in made if cell.rate == 1]
+    rates = Counter(cell.rate for cell in made)
+    grid_rate = max(rates, key=lambda rate: (rates[rate], rate == 1))
+    usual = [cell for cell in made if cell.rate == grid_rate]
     study = config.study
     evaluated = made[0].evaluation_sessions
     found = power.examine(

@@ -79,7 +79,10 @@ def override(config: ConfigDict, field: str, value: Any) -> None:
     old = _child(node, name, ".".join(parents), field, config)
     if isinstance(old, ConfigDict):
         inside = ", ".join(f"{field}.{key}" for key in old)
-        raise UserError(f"config: {field} is a group of fields", way_out=f"set one of them: {inside}")
+        raise UserError(
+            f"config: {field} is a group of fields",
+            way_out=f"set one of them: {inside}" if inside else "its fields are named in the config file",
+        )
     with node.unlocked():
         node[name] = _of_type(value, old, field)
 
@@ -141,6 +144,8 @@ def _of_type(value: Any, old: Any, field: str) -> Any:
             value = (value,)
         if isinstance(value, list | tuple):
             return tuple(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return (value,)
     if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value == int(value):
         return int(value)
     if type(value) is not type(old):

@@ -58,14 +58,20 @@ def test_annealed_branches_are_rows_of_their_own(study: Path) -> None:
 
 def test_failed_and_unfinished_cells_are_kept_apart_with_their_reason(study: Path) -> None:
     write(study / "1M-2-0" / "status.json", {"state": "running"})
-    cell = Cell("5M-8-0", "5M", {}, ("a", "b"), ("a",), 2.0, 0, 0)
-    Plan("study", {}, (cell,), command="sweep plan").write(study)
+    cells = [Cell(name, "5M", {}, ("a", "b"), ("a",), 2.0, 0, 0) for name in ("5M-8-0", "5M-9-0")]
+    Plan("study", {}, tuple(cells), command="sweep plan").write(study)
+    (study / "5M-9-0").mkdir()
+    write(study / "5M-9-0" / "status.json", {"state": "running"})
     (study / "1M-4-0" / "evaluation.json").write_text('{"rows": [')
     rows = {row["run_id"]: row for row in missing(collect(study))}
     assert rows["5M-4-0"]["state"] == "failed"
     assert "out of memory" in rows["5M-4-0"]["error"]
     assert rows["1M-2-0"]["state"] == "running"
     assert rows["5M-8-0"]["error"] == "not started"
+    begun = rows["5M-9-0"]
+    assert (begun["size"], begun["n_sessions"], begun["seed"]) == ("5M", 2, 0), (
+        "known from the plan before there is a run"
+    )
     assert "evaluation.json is not valid JSON" in rows["1M-4-0"]["error"]
     assert {row["run_id"] for row in finished(collect(study))} == {"5M-2-0"}
 

@@ -14,7 +14,8 @@ from omnimouse_jax.training.defaults import base
 
 #: Eight sessions of five animals, of 10 to 80 neurons.
 SUMMARIES = {
-    f"s{i}": {"animal": f"a{animal}", "n_neurons": 10 * (i + 1)} for i, animal in enumerate((0, 1, 2, 2, 3, 3, 3, 4))
+    f"s{i}": {"animal": f"a{animal}", "n_neurons": 10 * (i + 1), "minutes": 5.0}
+    for i, animal in enumerate((0, 1, 2, 2, 3, 3, 3, 4))
 }
 
 
@@ -148,6 +149,9 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, text):
         ({"by": "mice"}, r"study\.by"),
         ({"seeds": ()}, "seeds is empty"),
         ({"by": "minutes", "amounts": (-1,)}, "positive"),
+        ({"by": "minutes", "amounts": (6.0,)}, "no session has more than 5"),
+        ({"rates": (0.0, 1.0)}, "above 0"),
+        ({"amounts": (2, 8), "also": ConfigDict({"x": {"amounts": "small"}})}, "there are 2"),
         ({"also": ConfigDict({"x": {"mice": 3}})}, "no axis 'mice'"),
         ({"also": ConfigDict({"x": {"sizes": ("XXL",)}})}, "no size 'XXL'"),
         ({"also": ConfigDict({"x": {"amounts": "few"}})}, "numbers, or small"),

@@ -112,6 +112,9 @@ def test_unknown_machines_are_refused():
     for text in ("h1000", "h100x0"):
         with pytest.raises(UserError, match="h100"):
             Machine.named(text)
+    for text, price in (("h100", -1.0), ("", 3.0)):
+        with pytest.raises(UserError, match="price"):
+            Machine.named(text, price)
 
 
 def design(sizes: int, amounts: int, seeds: int, studies: int = 100, noise: float = 0.005):

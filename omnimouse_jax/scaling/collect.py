@@ -9,7 +9,7 @@ from typing import Any
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.ledger import COLUMNS, DONE, FAILED, UNFINISHED, VERSION, Row, check_unique, typed
-from omnimouse_jax.scaling.plan import FILE, Plan
+from omnimouse_jax.scaling.plan import FILE, Cell, Plan
 
 #: Columns that a branch has from its run, where it does not say them itself.
 INHERITED = ("study", "size", "data_order", "config_hash", "command", "attempts")
@@ -31,15 +31,16 @@ def collect(paths: Path | str | Sequence[Path | str]) -> list[Row]:
         if not path.is_dir():
             raise UserError(f"ledger: {path} is not a folder", way_out="name a study folder or run folders")
         plan = Plan.read(path) if (path / FILE).is_file() else None
-        command = {"command": plan.command} if plan else {}
+        planned = {cell.run_id: _of_plan(plan, cell) for cell in plan.cells} if plan else {}
         folders = list(_runs_under(path))
         found.update(folders)
         for folder in folders:
-            own = _rows_of(folder, command)
+            told = planned.get(folder.name, {"command": plan.command} if plan else {})
+            own = _rows_of(folder, told)
             rows += own
             for branch in _branches(folder):
-                told = {name: own[0][name] for name in INHERITED} | command
-                rows += _rows_of(branch, told, f"{folder.name}@{branch.name.split('-')[0]}")
+                from_run = {name: own[0][name] for name in INHERITED}
+                rows += _rows_of(branch, from_run, f"{folder.name}@{branch.name.split('-')[0]}")
         if plan:
             rows += _not_started(plan, {folder.name for folder in folders}, path)
     if not rows:
@@ -66,13 +67,18 @@ def _branches(run: Path) -> list[Path]:
     return sorted(named, key=lambda f: [int(part) for part in f.name.split("-") if part.isdigit()])
 
 
+def _of_plan(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """What is known of a cell before it has run."""
+    told = {"run_id": cell.run_id, "study": plan.study, "size": cell.size, "seed": cell.seed, "data_order": cell.order}
+    told |= {"n_sessions": len(cell.sessions), "command": plan.command, "config_hash": cell.config_hash}
+    return told | {name: cell.estimate.get(name) for name in ("n_params_core", "n_animals", "n_neurons")}
+
+
 def _not_started(plan: Plan, present: set[str], folder: Path) -> Iterator[Row]:
+    start = {"ledger_version": VERSION, "state": UNFINISHED, "error": "not started"}
     for cell in plan.cells:
         if cell.run_id not in present:
-            values = {"run_id": cell.run_id, "size": cell.size, "seed": cell.seed, "n_sessions": len(cell.sessions)}
-            values |= {"study": plan.study, "data_order": cell.order, "command": plan.command}
-            start = {"ledger_version": VERSION, "state": UNFINISHED, "error": "not started"}
-            yield typed(start | values, f"ledger: {folder / FILE}")
+            yield typed(start | _of_plan(plan, cell), f"ledger: {folder / FILE}")
 
 
 def _rows_of(folder: Path, inherited: Mapping[str, Any], run_id: str = "") -> list[Row]:

@@ -116,8 +116,8 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
 def cells(config: ConfigDict, summaries: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
     """Every cell of a config with a `study` group, smallest amount of data first, each once.
 
-    summaries: session -> {"animal", "n_neurons"} of the store's chosen sessions, in its order. A larger subset of one order
-    contains each smaller one, and all contain the evaluation sessions. UserError names the field of `study` that cannot be.
+    summaries: session -> {"animal", "n_neurons", "minutes" to train on} of the store's chosen sessions, in its order. A larger subset
+    of one order contains each smaller one, and all contain the evaluation sessions. UserError names the field that cannot be.
     """
     study = config.study.to_dict()
     _require_fields(study)
@@ -152,6 +152,11 @@ def _changes(name: str, part: Any, amounts: tuple[float, ...]) -> Mapping[str, A
         raise UserError(f"config: study.also.{name} {told}", way_out=f"axes: {', '.join(AXES)}")
     named = {SMALL: amounts[:-2], LARGEST: amounts[-1:]}
     asked = part.get("amounts", ())
+    if asked == SMALL and not named[SMALL]:
+        raise UserError(
+            f"config: study.also.{name}.amounts is {SMALL!r}: all but the two largest, and there are {len(amounts)}",
+            way_out="name amounts, or have three at least",
+        )
     if isinstance(asked, str) and asked not in named:
         raise UserError(f"config: study.also.{name}.amounts is {asked!r}", way_out=f"numbers, or {' or '.join(named)}")
     return {**part, "amounts": named[asked]} if isinstance(asked, str) else part
@@ -253,6 +258,12 @@ def subset(
     if by == "minutes":
         if amount <= 0:
             raise UserError(f"study: {amount:g} minutes", way_out="study.amounts must be positive")
+        most = max(float(summary["minutes"]) for summary in summaries.values())
+        if amount > most * (1 + 1e-6):
+            raise UserError(
+                f"study: {amount:g} minutes, and no session has more than {most:.3g} to train on",
+                way_out=f"study.amounts up to {most:.3g}",
+            )
         return tuple(summaries)
     groups = _ordered(summaries, evaluation, by, order)
     chosen: list[str] = []
@@ -318,6 +329,8 @@ def _require_fields(study: Mapping[str, Any]) -> None:
         raise UserError(
             f"config: unknown field study.{sorted(unknown)[0]}", way_out=f"fields: {', '.join(default_study())}"
         )
+    if not all(rate > 0 for rate in study["rates"]):
+        raise UserError(f"config: study.rates is {study['rates']}", way_out="multiples of the peak rates, above 0")
     if study["by"] not in BY:
         raise UserError(f"config: study.by is {study['by']!r}", way_out=f"one of {', '.join(BY)}")
 

@@ -176,8 +176,8 @@ def _sentences(
             f"tell how much it matters which {unit} come first: {len(small)} nested order{'s' * (len(small) > 1)}, {ORDERS} would "
             "(study.orders, or study.also for the small amounts)"
         )
-    tuned = {n for n, rate in rates if rate != 1}
-    if len(tuned) < 2:
+    tuned = Counter(n for n, _ in set(rates))
+    if sum(count > 1 for count in tuned.values()) < 2:
         cannot.append("tell whether the learning rate suits every size: it is varied at fewer than two (study.rates)")
     if animals < 2:
         cannot.append("speak of new animals: the evaluation sessions are of one")

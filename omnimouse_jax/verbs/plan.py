@@ -81,8 +81,8 @@ def cell_table(cells: Sequence[Any]) -> list[str]:
                 f"{told['epochs']:.3g}",
                 f"{told['flops']:.2e}",
                 amount(told["bytes"]).strip(),
-                _or_dash(told["hours"], ".2f"),
-                _or_dash(told["money"], ".2f"),
+                _or_dash(told["hours"], ".3g"),
+                _or_dash(told["money"], ".3g"),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -100,13 +100,13 @@ def totals(told: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
     if told["hours"] is None:
         lines.append("hours: name a machine (--machine h100x8, or here)")
         return lines
-    chips = f" = {told['chip_hours']:,.1f} chip hours" if told["chip_hours"] is not None else ""
+    chips = f" = {told['chip_hours']:,.3g} chip hours" if told["chip_hours"] is not None else ""
     assumed = "" if machine["name"] == "here" else " at 40 % of its peak, assumed"
     lines.append(
-        f"{told['hours']:,.2f} hours on {machine['name']}{chips}, the longest cell {told['longest_hours']:,.2f}{assumed}"
+        f"{told['hours']:,.3g} hours on {machine['name']}{chips}, the longest cell {told['longest_hours']:,.3g}{assumed}"
     )
     if told["money"] is not None:
-        lines.append(f"money: {told['money']:,.2f} at {machine['price']:g} per hour")
+        lines.append(f"money: {told['money']:,.4g} at {machine['price']:g} per hour")
     return lines
 
 
