@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from omnimouse_jax.configuration import load
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.plan import Plan, cell_config, cells, default_study, subset
 from omnimouse_jax.training.defaults import base
 
+ROOT = Path(__file__).resolve().parents[1]
 #: Eight sessions of five animals, of 10 to 80 neurons.
 SUMMARIES = {
     f"s{i}": {"animal": f"a{animal}", "n_neurons": 10 * (i + 1), "minutes": 5.0}
@@ -160,3 +163,21 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, text):
 def test_impossible_studies_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         cells(study(**change), SUMMARIES)
+
+
+@pytest.mark.parametrize("name", ["demo", "first_study", "scaling", "colony_study"])
+def test_our_own_studies_plan_no_run_twice(name):
+    config = load(ROOT / "configs" / f"{name}.py")
+    many = {f"s{i}": {"animal": f"a{i // 2}", "n_neurons": 40, "minutes": 5.0} for i in range(48)}
+    if name == "demo":
+        many = dict(list(many.items())[:16])
+    if name == "first_study":
+        many = dict(list(many.items())[:3])
+    planned = cells(config, many)
+    runs = {(frozenset(cell.sessions), cell.size, cell.seed, cell.rate) for cell in planned}
+    assert len(runs) == len(planned)
+    for cell in planned:
+        assert cell_config(config, cell).model.d_model > 0
+    if name == "scaling":
+        assert {cell.order for cell in planned} == {0, 1, 2}
+        assert len({cell.rate for cell in planned}) == 3

@@ -116,8 +116,8 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
 def cells(config: ConfigDict, summaries: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
     """Every cell of a config with a `study` group, smallest amount of data first, each once.
 
-    summaries: session -> {"animal", "n_neurons", "minutes" to train on} of the store's chosen sessions, in its order. A larger subset
-    of one order contains each smaller one, and all contain the evaluation sessions. UserError names the field that cannot be.
+    summaries: session -> {"animal", "n_neurons", "minutes" to train on} of the store's chosen sessions, in its order. A larger
+    subset of one order contains each smaller one, and all contain the evaluation sessions. UserError names the field at fault.
     """
     study = config.study.to_dict()
     _require_fields(study)
