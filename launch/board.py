@@ -43,7 +43,7 @@ def _says(cell: CellState) -> str:
         again = f" (attempt {said.attempt})" if said.attempt > 1 else ""
         return f"{said.cause}{again}: {textwrap.shorten(said.error, 200, placeholder=' ...')}"
     if cell.state == status.INTERRUPTED:
-        return f"{said.cause}: saved, goes on with the next launch"
+        return f"{said.cause}: saved, goes on with the next launch" if said.cause else cell.told
     if cell.state == status.RUNNING:
         silent = said.updated and said.phase != "starting" and said.age() > 6 * status.HEARTBEAT_S
         again = f", attempt {said.attempt}" if said.attempt > 1 else ""

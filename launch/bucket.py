@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 from launch import status
 from launch.engine import Study
+from launch.points import SCORES, branches
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.files import write_atomically
 from omnimouse_jax.scaling.plan import FILE
 
 #: What is copied of a run, and of each of its branches: all that a ledger and a table of cells are made of.
-SMALL = (status.FILE, "run.json", "evaluation.json")
+SMALL = (status.FILE, "run.json", SCORES)
 
 
 class Bucket(NamedTuple):
@@ -58,14 +59,14 @@ def pull(study: Study, url: str, run_ids: list[str]) -> None:
     place = Place(url)
     for run_id in run_ids:
         cell = study.plan.cell(run_id)
-        folders = [f"runs/{run_id}", *(f"runs/{run_id}/anneal/{step}-{cell.anneal_steps}" for step in cell.anneal)]
-        for folder in folders:
+        run = study.run_folder(run_id)
+        for folder in (run, *branches(run, cell).values()):
             for name in SMALL:
-                _copy(place.read(f"{folder}/{name}"), study.folder / folder / name)
+                _copy(place.read(f"{folder.relative_to(study.folder).as_posix()}/{name}"), folder / name)
 
 
 def _copy(content: bytes | None, path: Path) -> None:
-    if content is None:
+    if content is None or (path.exists() and path.read_bytes() == content):
         return
     if path.name == status.FILE and path.exists():  # what was written down here may be newer
         try:

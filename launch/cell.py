@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from launch import causes, status
-from launch.status import Status
+from launch.points import branches, unscored
+from launch.status import Process, Status
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.plan import Cell, Plan
 from omnimouse_jax.training.lock import alone_in
@@ -42,8 +43,8 @@ def run_cell(study: Path, run_id: str, attempts: int = ATTEMPTS, store: str = ""
     """Trains, anneals and evaluates a cell; returns the exit status: 0 done, 1 failed, 2 refused, 75 or 130 stopped and saved,
     76 its process was lost too often.
 
-    A cell that is done is left as it is. UserError, and nothing is written, where another process works on it, or where it
-    was begun with another config.
+    A cell that is done is left as it is; one whose plan has got more points since goes on with those. UserError, and nothing is
+    written, where another process works on it, or where it was begun with another config.
     """
     cell = Plan.read(study).cell(run_id)
     folder = study / "runs" / run_id
@@ -51,7 +52,7 @@ def run_cell(study: Path, run_id: str, attempts: int = ATTEMPTS, store: str = ""
         return _Attempt(study, cell, store, _Silent(folder)).run()
     with alone_in(cell_folder(study, run_id)):
         before = require_same(folder, cell.config_hash)
-        if before is not None and before.state == status.DONE:
+        if before is not None and before.state == status.DONE and not unscored(folder, cell):
             print(f"cell {run_id}: done already")
             return causes.DONE
         _await_orphan(folder)
@@ -131,6 +132,7 @@ def _begun(cell: Cell, attempt: int, failures: tuple[dict[str, Any], ...]) -> St
         job=os.environ.get(JOB, ""),
         host=socket.gethostname(),
         pid=os.getpid(),
+        born=Process.of(os.getpid()).born,
         attempt=attempt,
         started=status.now(),
         phase="starting",
@@ -260,8 +262,9 @@ class _Attempt:
         ready = self.cell.anneal.index(int(phase[7:])) if phase.startswith("anneal ") else 0
         step = min(status.last_step(folder), self._train_steps)
         if phase.startswith("anneal "):
-            at, steps = self.cell.anneal[ready], self.cell.anneal_steps
-            step += ready * steps + max(0, status.last_step(folder / "anneal" / f"{at}-{steps}") - at)
+            at = self.cell.anneal[ready]
+            here = status.last_step(branches(folder, self.cell)[at])
+            step += ready * self.cell.anneal_steps + max(0, here - at)
         elif phase == "evaluate":
             step = self._total
         return {"step": step, "total": self._total}

@@ -9,7 +9,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -46,8 +46,11 @@ class Engine(Protocol):
     def preview(self, run_ids: Sequence[str]) -> str:
         """Exactly what `submit` would hand over: commands and files."""
 
-    def submit(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Queues the cells; returns the engine's name of each one's job. UserError with what is missing here."""
+    def submit(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Queues the cells, and yields each one with the engine's name of its job as soon as the engine has it.
+
+        What was yielded is submitted, whatever happens to the rest. UserError with what is missing here.
+        """
 
     def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
         """run_id -> state, of run_id -> job."""

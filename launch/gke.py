@@ -10,7 +10,7 @@ import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -75,32 +75,38 @@ class Gke:
         ]
         return "\n".join(lines) + "\n" + self._text(run_ids)
 
-    def submit(self, run_ids: Sequence[str]) -> dict[str, str]:
+    def submit(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """A JobSet of the same name that is over is replaced; one that is not is the cell's, and is left to it."""
         _require()
         push_plan(self.study, self.bucket.url)
-        jobs = {run_id: short_name(self.study.plan.study, run_id) for run_id in run_ids}
+        known = self._jobsets()
         for run_id in run_ids:
-            write_atomically(self.study.job_folder(run_id) / "jobset.yaml", self._text([run_id]))
-        self._run(["delete", "jobset", "--ignore-not-found", *jobs.values()])  # what failed before under the same names
-        self._run(["apply", "-f", "-"], self._text(run_ids))
-        return jobs
+            name, text = self.job_name(run_id), self._text([run_id])
+            write_atomically(self.study.job_folder(run_id) / "jobset.yaml", text)
+            if name in known and _state(known[name], []).state == "gone":
+                self._run(["delete", "jobset", "--ignore-not-found", name])
+                del known[name]
+            if name not in known:
+                self._run(["apply", "-f", "-"], text)
+            yield run_id, name
 
     def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
         pull(self.study, self.bucket.url, list(jobs))
         _require()
-        label = f"{STUDY_LABEL}={self._study_label()}"
-        sets = json.loads(self._run(["get", "jobsets", "-l", label, "-o", "json"]))["items"]
-        pods = json.loads(self._run(["get", "pods", "-l", label, "-o", "json"]))["items"]
-        named = {item["metadata"]["name"]: item for item in sets}
+        named = self._jobsets()
+        pods = self._labelled("pods")
         return {run_id: _state(named.get(job), _pods_of(job, pods)) for run_id, job in jobs.items()}
 
     def cancel(self, jobs: Mapping[str, str]) -> None:
         _require()
         self._run(["delete", "jobset", "--ignore-not-found", "--wait=false", *jobs.values()])
 
+    def job_name(self, run_id: str) -> str:
+        return short_name(self.bucket.url, self.study.plan.study, run_id)
+
     def manifest(self, run_id: str) -> dict[str, Any]:
         """The JobSet of a cell."""
-        options, name = self.options, short_name(self.study.plan.study, run_id)
+        options, name = self.options, self.job_name(run_id)
         alone = options.hosts == 1
         labels = {STUDY_LABEL: self._study_label()}
         queue = {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}
@@ -180,7 +186,15 @@ class Gke:
         return found
 
     def _study_label(self) -> str:
-        return short_name(self.study.plan.study, "", 60)
+        return short_name(self.bucket.url, self.study.plan.study, "", 60)
+
+    def _jobsets(self) -> dict[str, Mapping[str, Any]]:
+        """Name -> the study's JobSets, as they are."""
+        return {item["metadata"]["name"]: item for item in self._labelled("jobsets")}
+
+    def _labelled(self, kind: str) -> list[Mapping[str, Any]]:
+        label = f"{STUDY_LABEL}={self._study_label()}"
+        return list(json.loads(self._run(["get", kind, "-l", label, "-o", "json"]))["items"])
 
     def _text(self, run_ids: Sequence[str]) -> str:
         return yaml.safe_dump_all(map(self.manifest, run_ids), sort_keys=False, width=10_000)

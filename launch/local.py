@@ -4,7 +4,7 @@ submitit's LocalExecutor starts every job at once, and only the process that sub
 there is a queue of files and one process, the pool, that takes cells from it:
 
     launch/local/queue/ORDER-RUN_ID   waits; in order of names
-    launch/local/running/RUN_ID       its worker's process
+    launch/local/running/RUN_ID       its worker's process: number and birth
     launch/RUN_ID/log.txt             what its worker printed
 
 The pool ends when the queue is empty. Where it is killed, workers go on, and the next `sweep launch` starts another one.
@@ -22,13 +22,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, NamedTuple
 
 from launch import causes, status
 from launch.cell import ATTEMPTS, ENGINE, JOB, is_to_stop
 from launch.engine import HERE, JobState, Study, option
+from launch.status import Process
 from omnimouse_jax.files import write_atomically
 from omnimouse_jax.scaling.plan import Plan
 
@@ -63,13 +64,15 @@ class Local:
         ]
         return "\n".join([*lines, *(" ".join(self.study.command(run_id, program=HERE)) for run_id in run_ids)])
 
-    def submit(self, run_ids: Sequence[str]) -> dict[str, str]:
+    def submit(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         with self.queue.locked():
             self.queue.settings({**dataclasses.asdict(self.options)})
-            for run_id in run_ids:
+            running = {run_id for run_id, process in self.queue.running().items() if process.is_alive()}
+            added = [run_id for run_id in run_ids if run_id not in running]
+            for run_id in added:
                 self.queue.add(run_id, self.study.command(run_id, program=HERE))
             self._start_pool()  # where there is one already, this one ends
-        return {run_id: "local" for run_id in run_ids}
+        yield from ((run_id, "local") for run_id in added)
 
     def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
         waiting, running = self.queue.waiting(), self.queue.running()
@@ -77,7 +80,7 @@ class Local:
         left = "" if has_pool else "nobody takes cells from the queue: `sweep launch` again"
         found = {}
         for run_id in jobs:
-            if run_id in running and (has_pool or status.is_alive(running[run_id])):
+            if run_id in running and (has_pool or running[run_id].is_alive()):
                 found[run_id] = JobState("running")  # or has just ended: the pool writes that down
             elif run_id in waiting:
                 found[run_id] = JobState("queued") if has_pool else JobState("gone", causes.STOPPED, left)
@@ -92,8 +95,7 @@ class Local:
             running = self.queue.running()
         for run_id in jobs:
             if run_id in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(running[run_id], signal.SIGTERM)
+                running[run_id].send(signal.SIGTERM)
 
     def _start_pool(self) -> None:
         with (self.queue.folder / "pool.log").open("ab") as log:
@@ -158,24 +160,26 @@ class _Queue:
     def waiting(self) -> list[str]:
         return [path.name.split("-", 1)[1] for path in self._files()]
 
-    def take(self) -> tuple[str, list[str]] | None:
-        """The next cell and its command, which leaves the queue."""
+    def take(self, running: Collection[str] = ()) -> tuple[str, list[str]] | None:
+        """The next cell that does not run, and its command; it leaves the queue."""
         for path in self._files():
-            command = json.loads(path.read_text())
-            path.unlink()
-            return path.name.split("-", 1)[1], command
+            run_id = path.name.split("-", 1)[1]
+            if run_id not in running:
+                command = json.loads(path.read_text())
+                path.unlink()
+                return run_id, command
         return None
 
-    def running(self) -> dict[str, int]:
+    def running(self) -> dict[str, Process]:
         """run_id -> process of those that a pool started and that it has not seen end."""
         found = {}
         for path in (self.folder / "running").glob("*"):
             with contextlib.suppress(OSError, ValueError):
-                found[path.name] = int(path.read_text())
+                found[path.name] = Process.parsed(path.read_text())
         return found
 
     def begun(self, run_id: str, pid: int) -> None:
-        write_atomically(self.folder / "running" / run_id, f"{pid}\n")
+        write_atomically(self.folder / "running" / run_id, f"{Process.of(pid)}\n")
 
     def ended(self, run_id: str) -> None:
         (self.folder / "running" / run_id).unlink(missing_ok=True)
@@ -198,14 +202,14 @@ def run_pool(study: Path) -> None:
                 worker = mine.pop(run_id)
                 lost[run_id] += 1
                 was_lost = _was_lost(study, run_id, worker)
-                if was_lost and lost[run_id] < worker.attempts and not is_to_stop(study, run_id):
-                    with queue.locked():
+                with queue.locked():
+                    if was_lost and lost[run_id] < worker.attempts and not is_to_stop(study, run_id):
                         queue.add(run_id, worker.command)
-                queue.ended(run_id)
+                    queue.ended(run_id)
             with queue.locked():
                 others = _others(queue, mine)
                 options = queue.settings()
-                while len(mine) + len(others) < options.parallel and (taken := queue.take()):
+                while len(mine) + len(others) < options.parallel and (taken := queue.take({*mine, *others})):
                     device = next((d for d in options.devices if d not in {w.device for w in mine.values()}), "")
                     mine[taken[0]] = _start(study, *taken, device, options)
                     queue.begun(taken[0], mine[taken[0]].process.pid)
@@ -238,9 +242,9 @@ def _locked(lock: IO[str]) -> bool:
 def _others(queue: _Queue, mine: Mapping[str, object]) -> list[str]:
     """Cells that an earlier pool started and that still run; those that have ended are forgotten."""
     alive = []
-    for run_id, pid in queue.running().items():
+    for run_id, process in queue.running().items():
         if run_id not in mine:
-            if status.is_alive(pid):
+            if process.is_alive():
                 alive.append(run_id)
             else:
                 queue.ended(run_id)
@@ -269,6 +273,8 @@ def _was_lost(study: Path, run_id: str, worker: _Worker) -> bool:
     """Writes down a worker that ended without a word, and returns whether it was killed."""
     folder, code = study / "runs" / run_id, worker.process.returncode
     said = status.read(folder)
+    if said is not None and said.pid != worker.process.pid and said.state == status.RUNNING and not said.is_silent():
+        return False  # another worker's, which runs: this one was refused
     if code == causes.DONE or (said is not None and said.state != status.RUNNING):
         # whoever looked at the cells may have found it dead before
         return said is not None and said.cause == causes.LOST and said.pid == worker.process.pid and code < 0

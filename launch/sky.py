@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -73,13 +73,13 @@ class Sky:
             lines += [f"# {shlex.join(self._launch(run_id))}", _text(self.task(run_id))]
         return "\n".join(lines)
 
-    def submit(self, run_ids: Sequence[str]) -> dict[str, str]:
+    def submit(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         _require()
         push_plan(self.study, self.bucket.url)
         for run_id in run_ids:
             write_atomically(self.study.job_folder(run_id) / "sky.yaml", _text(self.task(run_id)))
             _run(self._launch(run_id))
-        return {run_id: self.job_name(run_id) for run_id in run_ids}
+            yield run_id, self.job_name(run_id)
 
     def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
         pull(self.study, self.bucket.url, list(jobs))
@@ -102,7 +102,7 @@ class Sky:
             _run(["sky", "jobs", "cancel", "--yes", "--graceful", "--name", job])
 
     def job_name(self, run_id: str) -> str:
-        return short_name(self.study.plan.study, run_id)
+        return short_name(self.bucket.url, self.study.plan.study, run_id)
 
     def task(self, run_id: str) -> dict[str, Any]:
         """The task file of a cell."""
@@ -157,9 +157,12 @@ class Sky:
         return ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", self.job_name(run_id), file]
 
 
-def short_name(study: str, run_id: str, most: int = 40) -> str:
-    """A name of lower-case letters, digits and dashes that begins with a letter and is a cell's alone."""
-    digest = hashlib.sha256(f"{study}/{run_id}".encode()).hexdigest()[:8]
+def short_name(bucket: str, study: str, run_id: str, most: int = 40) -> str:
+    """A name of lower-case letters, digits and dashes that begins with a letter and is a cell's alone.
+
+    bucket: the study's URL there; others may have studies and cells of the same names.
+    """
+    digest = hashlib.sha256(f"{bucket} {study}/{run_id}".encode()).hexdigest()[:8]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{study}-{run_id}".lower()).strip("-")
     slug = slug if slug[:1].isalpha() else f"s-{slug}"
     return f"{slug[: most - 9].rstrip('-')}-{digest}"

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,9 +92,8 @@ class Slurm:
             parts.append("\n".join(f"# {number}: {command}" for number, command in enumerate(commands)))
         return "\n".join(parts)
 
-    def submit(self, run_ids: Sequence[str]) -> dict[str, str]:
+    def submit(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         _require("sbatch")
-        found: dict[str, str] = {}
         for block in self._blocks(run_ids):
             executor = self._executor()
             try:
@@ -105,8 +104,7 @@ class Slurm:
                     told = causes.last_line(str(error))
                     raise UserError(f"sbatch refused: {told}", way_out="look at the file with --dry-run") from error
                 raise
-            found |= {run_id: str(job.job_id) for run_id, job in zip(block, jobs, strict=True)}
-        return found
+            yield from ((run_id, str(job.job_id)) for run_id, job in zip(block, jobs, strict=True))
 
     def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
         _require("squeue")
@@ -193,8 +191,9 @@ class Task:
         """The time limit is near: the worker saves and stops; what is returned is put back into the queue."""
         from submitit.helpers import DelayedSubmission
 
-        os.kill(self.process.pid, signal.SIGTERM)
-        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        if self.process.returncode is None:  # else its number may be another's by now
+            os.kill(self.process.pid, signal.SIGTERM)
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         at = self.command.index("cell") + 1
         folder = Path(self.command[at]) / "runs" / self.command[self.command.index("--run") + 1]
         said = status.read(folder)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 from launch import causes, status
 from launch.cell import stop_file
 from launch.engine import Engine, Job, JobState, Study, engine, forget_job, read_job, write_job
+from launch.points import unscored
 from launch.status import Status
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.plan import Cell
@@ -50,7 +54,8 @@ def look(study: Study) -> list[CellState]:
     """All cells, in the plan's order. Workers found dead are written down as failed, with the cause (`settle`)."""
     jobs = {cell.run_id: read_job(study, cell.run_id) for cell in study.plan.cells}
     said = {cell.run_id: status.read(study.run_folder(cell.run_id)) or Status("") for cell in study.plan.cells}
-    asked = _asked(study, {k: job for k, job in jobs.items() if job is not None and said[k].state != status.DONE})
+    done = {cell.run_id for cell in study.plan.cells if _is_done(study, cell, said[cell.run_id])}
+    asked = _asked(study, {k: job for k, job in jobs.items() if job is not None and k not in done})
     return [
         _state(study, cell, said[cell.run_id], jobs[cell.run_id], asked.get(cell.run_id)) for cell in study.plan.cells
     ]
@@ -90,11 +95,20 @@ def _asked(study: Study, jobs: Mapping[str, Job]) -> dict[str, JobState]:
 def _state(study: Study, cell: Cell, said: Status, job: Job | None, asked: JobState | None) -> CellState:
     """The engine knows whether a job waits, runs or is over; the worker knows how far it is and how it ended."""
     state, said = _judged(study, cell, said, job, asked or JobState("unknown"))
-    return CellState(cell, state, said, job, asked.told if asked else "")
+    told = asked.told if asked else ""
+    if state == status.DONE and not _is_done(study, cell, said):
+        points = unscored(study.run_folder(cell.run_id), cell)
+        state, told = status.INTERRUPTED, f"more points are planned, to anneal at {', '.join(map(str, points))}"
+    return CellState(cell, state, said, job, told)
+
+
+def _is_done(study: Study, cell: Cell, said: Status) -> bool:
+    """Whether its worker was done with all that is planned now."""
+    return said.state == status.DONE and not unscored(study.run_folder(cell.run_id), cell)
 
 
 def _judged(study: Study, cell: Cell, said: Status, job: Job | None, asked: JobState) -> tuple[str, Status]:
-    if said.state == status.DONE:
+    if _is_done(study, cell, said):
         return status.DONE, said
     unheard = job is not None and said.updated < job.submitted  # what it said is of an earlier attempt
     if asked.state == "queued":
@@ -123,8 +137,8 @@ def _written_down(study: Study, cell: Cell, said: Status, asked: JobState) -> St
     cause = asked.cause or causes.LOST
     folder = study.run_folder(cell.run_id)
     now = status.read(folder)
-    if now is not None and now.updated != said.updated:
-        return now  # it has spoken meanwhile
+    if now is not None and (now.updated != said.updated or now.is_alive_here()):
+        return now  # it has spoken meanwhile, or another worker has the cell
     said = dataclasses.replace(said, config_hash=said.config_hash or cell.config_hash)
     if cause in causes.INTERRUPTIONS:
         ended = said.interrupted(cause)
@@ -134,6 +148,25 @@ def _written_down(study: Study, cell: Cell, said: Status, asked: JobState) -> St
         ended = said.with_failure(cause, f"its worker{where} is gone: {words}")
     status.write(folder, ended)
     return ended
+
+
+@contextlib.contextmanager
+def alone(study: Study) -> Iterator[None]:
+    """Holds a study, to look at its cells and submit or stop them: of two that do so at a time the second one waits.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    path = study.folder / "launch" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"study {study.folder}: waiting for another launch, retry or stop", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def submit(study: Study, name: str, settings: Mapping[str, object], run_ids: Sequence[str]) -> dict[str, str]:
@@ -152,13 +185,14 @@ def resubmit(study: Study, cells: Iterable[CellState]) -> list[str]:
 
 
 def _submit(study: Study, to: Engine, like: Mapping[str, Job]) -> dict[str, str]:
-    """Submits cells; each one's job file is like the given one."""
+    """Submits cells; each one's job file is like the given one, and is written as soon as the engine has the cell."""
     for run_id in like:
         stop_file(study.folder, run_id).unlink(missing_ok=True)
     moment = status.now()  # before: what a worker says from now on is news
-    jobs = to.submit(list(like))
-    for run_id, job in jobs.items():
+    jobs = {}
+    for run_id, job in to.submit(list(like)):
         write_job(study, run_id, like[run_id]._replace(job=job, submitted=moment))
+        jobs[run_id] = job
     return jobs
 
 

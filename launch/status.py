@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omnimouse_jax.files import write_atomically
 
@@ -29,6 +30,7 @@ class Status:
     job: str = ""
     host: str = ""
     pid: int = 0
+    born: str = ""  # when that process began (`Process`)
     attempt: int = 0  # since the cell was first started
     started: str = ""  # this attempt
     updated: str = ""  # last sign of life
@@ -50,8 +52,13 @@ class Status:
         if self.state != RUNNING:
             return False
         if self.host == socket.gethostname() and self.pid:
-            return not is_alive(self.pid)
+            return not self.is_alive_here()
         return self.age() > STALE_S
+
+    def is_alive_here(self) -> bool:
+        """Whether it says that it runs, and its process lives on this machine."""
+        here = self.state == RUNNING and self.host == socket.gethostname() and self.pid
+        return bool(here) and Process(self.pid, self.born).is_alive()
 
     def with_failure(self, cause: str, error: str, details: str = "") -> Status:
         return dataclasses.replace(
@@ -86,21 +93,60 @@ def seconds_since(moment: str) -> float:
     return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs: one that has ended and was not waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        pass
-    except (OSError, IndexError):
+class Process(NamedTuple):
+    """A process of this machine, and not another one that has its number later: numbers are given again, at once after a reboot."""
+
+    pid: int
+    born: str = ""  # the boot of the machine and the clock tick since then at which it began; empty where the system does not say
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        fields = _stat(pid)
+        return cls(pid, f"{_boot()}:{fields[19]}" if fields else "")
+
+    @classmethod
+    def parsed(cls, text: str) -> Process:
+        """Of `str(process)`. ValueError for anything else."""
+        pid, _, born = text.strip().partition(" ")
+        return cls(int(pid), born)
+
+    def __str__(self) -> str:
+        return f"{self.pid} {self.born}".strip()
+
+    def is_alive(self) -> bool:
+        """Whether it runs: one that has ended and was not waited for does not."""
+        if fields := _stat(self.pid):
+            return fields[0] not in "ZX" and self.born in ("", f"{_boot()}:{fields[19]}")
+        if Path("/proc/self/stat").exists():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
         return True
+
+    def send(self, signum: int) -> None:
+        """Signals it, if it lives."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third one on: state is [0], the start time [19]; empty if there is no such process."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not Path("/proc/self").exists()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def last_step(folder: Path) -> int:

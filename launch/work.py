@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import causes
+from launch.points import branches, is_evaluated
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.plan import Cell, Plan
 
@@ -28,7 +29,7 @@ def work(study: Path, run_id: str, store: str = "", evaluate: bool = False) -> N
     """
     import jax
 
-    from omnimouse_jax.training.branch import anneal, branch_folder
+    from omnimouse_jax.training.branch import anneal
     from omnimouse_jax.training.processes import is_first, joined
     from omnimouse_jax.training.resume import comparable
     from omnimouse_jax.training.train import train
@@ -40,34 +41,28 @@ def work(study: Path, run_id: str, store: str = "", evaluate: bool = False) -> N
     if store:
         config.data.store = store
     labels = {**cell.labels, "run_id": run_id, "config_hash": cell.config_hash}
-    branches = [branch_folder(folder, step, cell.anneal_steps) for step in cell.anneal]
+    points = branches(folder, cell)
     if not evaluate:
         with joined(same=comparable(config.to_dict())):
-            _say("train", first=is_first())
-            train(config, folder, labels)
-            for step, branch in zip(cell.anneal, branches, strict=True):
-                _say(f"anneal {step}", first=is_first())
-                anneal(folder, step, cell.anneal_steps, branch, _at(store))
+            if not is_evaluated(folder):
+                _say("train", first=is_first())
+                train(config, folder, labels)
+            for step, branch in points.items():
+                if not is_evaluated(branch):
+                    _say(f"anneal {step}", first=is_first())
+                    anneal(folder, step, cell.anneal_steps, branch, _at(store))
             evaluate = jax.process_count() == 1
     if evaluate:
-        _evaluate([folder, *branches], store)
+        _evaluate([folder, *points.values()], store)
 
 
 def _evaluate(runs: Sequence[Path], store: str) -> None:
     from omnimouse_jax.evaluate.evaluator import evaluate_run
 
     for run in runs:
-        if not _is_evaluated(run):
+        if not is_evaluated(run):
             _say("evaluate")
             evaluate_run(run, store=store)
-
-
-def _is_evaluated(run: Path) -> bool:
-    """Whether the scores are newer than the run: training on makes them old."""
-    try:
-        return (run / "evaluation.json").stat().st_mtime_ns > (run / "run.json").stat().st_mtime_ns
-    except FileNotFoundError:
-        return False
 
 
 def _at(store: str) -> Any:

@@ -151,7 +151,9 @@ except Exception as error:
 """
     *told, typo = map(json.loads, asked(other_python, code, tasks, tmp_path).splitlines()[-5:])
     assert "accelerators" in typo, "it does look"
-    assert [line[0] for line in told] == [sky.short_name("micro", run_id)] * 4
+    names = [sky.short_name(options["bucket"], "micro", run_id) for options in SKY]
+    assert [line[0] for line in told] == names
+    assert len(set(names)) == 3, "a bucket's alone"
     assert [line[1] for line in told] == [1, 1, 2, 1]
     assert [line[3] for line in told] == [{"H100": 8}, {"tpu-v5litepod-16": 1}, {"A100-80GB": 1}, None]
     assert [line[4] for line in told] == [True, True, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -34,6 +35,43 @@ def ended(cells) -> bool:
     return not {"queued", "running"} & {cell.state for cell in cells}
 
 
+def test_a_cell_is_run_once_and_goes_on_where_its_plan_grows(colony, tmp_path, capsys):
+    study = micro_plan(
+        colony,
+        tmp_path / "study",
+        sizes={"S": {"d_model": 8}},
+        study={"amounts": (1,)},
+        train__steps=6,
+        train__checkpoint_every=2,
+        train__keep_every=2,
+        optimizer__anneal_steps=2,
+    )
+    cell = study.plan.cells[0]
+    folder = study.run_folder(cell.run_id)
+    assert sweep("launch", study.folder, "--wait") == 0
+    assert "1 done of 1 cells" in capsys.readouterr().out
+    said = status.read(folder)
+    assert said.step == said.total == 6
+    files = [folder / name for name in ("run.json", "evaluation.json")]
+    assert all(json.loads(file.read_text()) for file in files)
+    written = [file.stat().st_mtime_ns for file in files]
+    assert sweep("launch", study.folder) == 0
+    assert "0 cells to submit; left alone: 1 done" in capsys.readouterr().out
+
+    began = study.folder / "launch" / "local" / "running"
+    await_cells(study, lambda cells: not list(began.iterdir()))  # its worker has said that it is done, and ends
+
+    more = dataclasses.replace(cell, anneal=(2,), anneal_steps=2)
+    dataclasses.replace(study.plan, cells=(more,)).write(study.folder)
+    assert sweep("launch", study.folder, "--wait") == 0
+    told = capsys.readouterr().out
+    assert "1 cells to submit (1 interrupted)" in told
+    assert "1 done of 1 cells" in told
+    assert json.loads((folder / "anneal" / "2-2" / "evaluation.json").read_text())["rows"]
+    assert [file.stat().st_mtime_ns for file in files] == written, "what was done is not done again"
+
+
+@pytest.mark.slow
 def test_failures_are_cells_and_annealed_points_are_scored(colony, tmp_path, capsys):
     study = micro_plan(
         colony,
@@ -69,6 +107,7 @@ def test_failures_are_cells_and_annealed_points_are_scored(colony, tmp_path, cap
     assert (done / "run.json").stat().st_mtime_ns == written, "a finished cell is not run again"
 
 
+@pytest.mark.slow
 def test_killed_work_and_killed_workers_are_tried_again(colony, tmp_path):
     study = micro_plan(
         colony,
@@ -99,6 +138,7 @@ def test_killed_work_and_killed_workers_are_tried_again(colony, tmp_path):
     await_cells(study, lambda cells: not [*(queue / "queue").iterdir(), *(queue / "running").iterdir()])
 
 
+@pytest.mark.slow
 def test_a_sweep_is_stopped_and_goes_on(colony, tmp_path, capsys):
     study = micro_plan(
         colony, tmp_path / "study", sizes={"S": {"d_model": 8}}, train__steps=300, train__checkpoint_every=100

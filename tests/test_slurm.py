@@ -28,6 +28,18 @@ def sweep(*argv: str) -> int:
     return cli.main(["sweep", *map(str, argv)])
 
 
+def test_an_array_runs_its_cell_to_the_end(colony, slurm: Cluster, as_workers, tmp_path, capsys):  # noqa: F811
+    study = micro_plan(colony, tmp_path / "study", sizes={"S": {"d_model": 8}}, study={"amounts": (1,)})
+    assert sweep("launch", study.folder, *OPTIONS) == 0
+    assert sweep("launch", study.folder, *OPTIONS) == 0
+    assert "0 cells to submit" in capsys.readouterr().out, "what is queued or running is not submitted twice"
+    found = await_cells(study, lambda cells: cells[0].state not in ("queued", "running"))
+    assert found[0].state == "done"
+    assert found[0].said.job == found[0].job.job
+    assert (study.run_folder(found[0].run_id) / "evaluation.json").exists()
+
+
+@pytest.mark.slow
 def test_a_sweep_with_a_killed_cell(colony, slurm: Cluster, as_workers, tmp_path, capsys):  # noqa: F811
     study = micro_plan(colony, tmp_path / "study")
     assert sweep("launch", study.folder, *OPTIONS, "--dry-run") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -26,7 +27,9 @@ def add(verb: AddVerb) -> None:
 
     part = _part(parts, launch, "Submit every cell that is missing, interrupted or failed.", LAUNCH)
     _study(part)
-    part.add_argument("--on", choices=ENGINES, required=True, help="where: this machine, SLURM, SkyPilot, GKE")
+    part.add_argument(
+        "--on", choices=ENGINES, default="local", help="where: this machine (the default), SLURM, SkyPilot, GKE"
+    )
     _cells(part, "submit only this cell; may be repeated")
     part.add_argument("--parallel", type=int, metavar="N", help="cells at a time")
     part.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the engine")
@@ -59,7 +62,7 @@ def add(verb: AddVerb) -> None:
 
 SWEEP = """
   omnimouse-jax sweep plan --config configs/demo.py --store stores/demo --out studies/demo    lists cells and cost
-  omnimouse-jax sweep launch studies/demo --on local --parallel 2 --wait                    runs them
+  omnimouse-jax sweep launch studies/demo --parallel 2 --wait                               runs them
   omnimouse-jax sweep status studies/demo --watch
   omnimouse-jax report studies/demo                                                         works while it runs, too
 
@@ -69,7 +72,7 @@ LAUNCH = """
 Cells that are done, queued or running (the engine is asked) are left alone, so the same command again submits only what is missing,
 and goes on with what was interrupted. A cell that fails is recorded with its cause and does not stop the others.
 
-  omnimouse-jax sweep launch studies/demo --on local --parallel 2 --wait
+  omnimouse-jax sweep launch studies/demo --parallel 2 --wait
   omnimouse-jax sweep launch studies/demo --on slurm --set partition=gpu --set gpus=1 --set time=12:00:00 --parallel 16
   omnimouse-jax sweep launch studies/demo --on sky --set accelerators=H100:1 --set bucket=gs://lab/demo --dry-run
   omnimouse-jax sweep launch studies/demo --on gke --options tpu.yaml --dry-run
@@ -121,15 +124,16 @@ def launch(arguments: argparse.Namespace) -> int:
     study = Study.open(arguments.study, arguments.attempts or ATTEMPTS, arguments.store)
     for planned in study.plan.cells:
         require_same(study.run_folder(planned.run_id), planned.config_hash)
-    cells = states.chosen(states.look(study), arguments.run)
-    wanted = [cell for cell in cells if cell.state in states.TO_LAUNCH]
-    run_ids = [cell.run_id for cell in wanted]
+    with states.alone(study) if not arguments.dry_run else contextlib.nullcontext():
+        cells = states.chosen(states.look(study), arguments.run)
+        wanted = [cell for cell in cells if cell.state in states.TO_LAUNCH]
+        run_ids = [cell.run_id for cell in wanted]
+        if run_ids and not arguments.dry_run:
+            states.submit(study, arguments.on, settings, run_ids)
     if arguments.dry_run:
         print(engine(arguments.on, study, settings).preview(run_ids) if run_ids else "nothing to submit")
         print(f"{_what(cells, wanted)}; nothing was submitted", file=sys.stderr)
         return 0
-    if run_ids:
-        states.submit(study, arguments.on, settings, run_ids)
     print(_what(cells, wanted))
     if arguments.wait:
         return _watched(study, arguments.run)
@@ -162,7 +166,8 @@ def stop(arguments: argparse.Namespace) -> None:
     from launch.engine import Study
 
     study = Study.open(arguments.study)
-    stopped = states.stop(study, states.chosen(states.look(study), arguments.run))
+    with states.alone(study):
+        stopped = states.stop(study, states.chosen(states.look(study), arguments.run))
     print(f"{len(stopped)} cells told to stop{': ' + ', '.join(stopped[:5]) if stopped else ''}")
 
 
@@ -173,12 +178,13 @@ def retry(arguments: argparse.Namespace) -> int:
     if unknown := [cause for cause in arguments.cause if cause not in causes.POLICY]:
         raise UserError(f"sweep retry: no cause {unknown[0]!r}", way_out=f"causes: {', '.join(causes.POLICY)}")
     study = Study.open(arguments.study)
-    cells = states.chosen(states.look(study), arguments.run)
-    failed = [cell for cell in cells if cell.state == states.status.FAILED]
-    wanted = [cell for cell in failed if not arguments.cause or cell.said.cause in arguments.cause]
-    if homeless := [cell.run_id for cell in wanted if cell.job is None]:
-        raise UserError(f"cell {homeless[0]} was never launched", way_out="use `omnimouse-jax sweep launch`")
-    submitted = states.resubmit(study, wanted)
+    with states.alone(study):
+        cells = states.chosen(states.look(study), arguments.run)
+        failed = [cell for cell in cells if cell.state == states.status.FAILED]
+        wanted = [cell for cell in failed if not arguments.cause or cell.said.cause in arguments.cause]
+        if homeless := [cell.run_id for cell in wanted if cell.job is None]:
+            raise UserError(f"cell {homeless[0]} was never launched", way_out="use `omnimouse-jax sweep launch`")
+        submitted = states.resubmit(study, wanted)
     print(
         f"{len(submitted)} of {len(failed)} failed cells submitted again{': ' + ', '.join(submitted[:5]) if submitted else ''}"
     )
