@@ -107,6 +107,13 @@ def options_help(name: str) -> str:
     return "\n".join(lines)
 
 
+def at_least_one(options: Any, *names: str) -> None:
+    """UserError for an option among `names` that is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"launch: {name} is {getattr(options, name)}", way_out="1 or more")
+
+
 def option(default: Any, about: str) -> Any:
     """A field of an engine's options."""
     return dataclasses.field(default=default, metadata={"help": about})

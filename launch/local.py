@@ -28,7 +28,7 @@ from typing import IO, ClassVar, NamedTuple
 
 from launch import causes, status
 from launch.cell import ATTEMPTS, ENGINE, JOB, is_to_stop
-from launch.engine import HERE, JobState, Study, option
+from launch.engine import HERE, JobState, Study, at_least_one, option
 from launch.status import Process
 from omnimouse_jax.files import write_atomically
 from omnimouse_jax.scaling.plan import Plan
@@ -46,6 +46,9 @@ class Options:
         (), "accelerators to share out, one a cell at a time, e.g. 0,1,2,3 (CUDA_VISIBLE_DEVICES)"
     )
     nice: int = option(0, "lower priority, 0 to 19")
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "parallel")
 
 
 class Local:

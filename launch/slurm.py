@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from launch import causes, status
 from launch.cell import ENGINE, JOB
-from launch.engine import HERE, JobState, Study, option
+from launch.engine import HERE, JobState, Study, at_least_one, option
 from omnimouse_jax.errors import UserError
 
 #: States of jobs in SLURM's words. What is in neither is over.
@@ -69,6 +69,9 @@ class Options:
     sbatch: tuple[str, ...] = option((), "further options of sbatch, e.g. constraint=a100,exclusive")
     setup: tuple[str, ...] = option((), "shell commands before a cell, e.g. module load cuda (a list in --options)")
 
+    def __post_init__(self) -> None:
+        at_least_one(self, "parallel", "array", "cpus")
+
 
 class Slurm:
     """The engine."""
@@ -100,7 +103,7 @@ class Slurm:
                 with executor.batch():
                     jobs = [executor.submit(Task(self.study.command(run_id, program=HERE))) for run_id in block]
             except Exception as error:
-                if "submit" in type(error).__name__.lower() or isinstance(error, subprocess.CalledProcessError):
+                if type(error).__module__.startswith("submitit") or isinstance(error, subprocess.CalledProcessError):
                     told = causes.last_line(str(error))
                     raise UserError(f"sbatch refused: {told}", way_out="look at the file with --dry-run") from error
                 raise

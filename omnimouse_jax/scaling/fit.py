@@ -108,15 +108,17 @@ def fit(
     same = np.broadcast_to(w, (len(start), len(w)))
     least, squares = polish(form, start, logu, z, same, np.inf, box)
     best = least[np.argmin(squares)]
-    width = _scale_of_residuals(z - form.evaluate(best, logu)[0], z) if delta == "auto" else float(delta)
+    width = _scale_of_residuals(form, z - form.evaluate(best, logu)[0], z) if delta == "auto" else float(delta)
     theta, found, values = best, least, squares
     for last in (False, True) if delta == "auto" else (True,):
         pool = np.concatenate([found, start, theta[None]])
         found, values = polish(form, pool, logu, z, np.broadcast_to(w, (len(pool), len(w))), width, box)
         theta = _sharpen(form, found[np.argmin(values)], logu, z, w, width, box)
         if not last:
-            width = _scale_of_residuals(z - form.evaluate(theta, logu)[0], z)
-    rivals = _distinct(form, theta, found, values, logu, z)
+            width = _scale_of_residuals(form, z - form.evaluate(theta, logu)[0], z)
+    rivals = _distinct(
+        form, theta, found, values / (1.0 if np.isfinite(width) else _unit(form, width, z) ** 2), logu, z
+    )
     return _summary(form, theta, centre, logu, z, w, width, box, rivals, len(start), fixed, x, y)
 
 
@@ -138,10 +140,11 @@ def polish(
     theta (R, P) starts, weights (R, n) one row per problem (bootstrap counts), box (P, 2). Outliers enter by their
     Huber weight, which keeps each step a descent. `fixed` parameters stay. Returns theta (R, P) and the objective,
     sum of w * Huber(residual / delta), (R,). It ends where two steps change the objective by less than `tolerance` of
-    itself. With delta = inf the objective is half the weighted sum of squares.
+    itself. With delta = inf the objective is half the weighted sum of squares. Steps and ends do not depend on the units
+    of the values.
     """
     theta = np.array(theta, dtype=np.float64)
-    unit = delta if np.isfinite(delta) else 1.0
+    unit, size = _unit(form, delta, z), _sizes(form, z)
     knee = 1.0 if np.isfinite(delta) else np.inf
     frozen = np.zeros(theta.shape[1], dtype=bool)
     frozen[list(fixed)] = True
@@ -149,9 +152,9 @@ def polish(
     def residual(t: Array, rows: NDArray[np.intp]) -> tuple[Array, Array, Array]:
         value, slope = form.evaluate(t, logu)
         r = (z - value) / unit
-        size = np.abs(r)
-        cost = np.where(size <= knee, 0.5 * r * r, knee * (size - 0.5 * knee) if np.isfinite(knee) else 0.0)
-        return r, slope, np.einsum("rn,rn->r", weights[rows], cost)
+        far = np.abs(r)
+        cost = np.where(far <= knee, 0.5 * r * r, knee * (far - 0.5 * knee) if np.isfinite(knee) else 0.0)
+        return r, slope * size, np.einsum("rn,rn->r", weights[rows], cost)
 
     out, objective = theta.copy(), np.empty(len(theta))
     rows = np.arange(len(theta))
@@ -175,7 +178,7 @@ def polish(
         index = np.arange(theta.shape[1])
         normal[:, index, index] += damping[rows, None] * np.maximum(diagonal, floor) + np.where(held, 1.0, floor)
         step = np.linalg.solve(normal, -gradient[..., None])[..., 0]
-        trial = np.clip(current + step, box[:, 0], box[:, 1])
+        trial = np.clip(current + step * size, box[:, 0], box[:, 1])
         r_new, slope_new, cost_new = residual(trial, rows)
         better = cost_new <= cost
         small = cost - cost_new <= tolerance * cost + 1e-26
@@ -188,23 +191,38 @@ def polish(
         keep = (calm[rows] < 2) & (damping[rows] < 1e10)
         if not keep.all():
             rows, r, slope, cost = rows[keep], r[keep], slope[keep], cost[keep]
-    return out, objective
+    return out, objective if np.isfinite(delta) else objective * unit**2
 
 
 def _sharpen(form: Form, theta: Array, logu: Array, z: Array, w: Array, delta: float, box: Array) -> Array:
-    unit, knee = (delta, 1.0) if np.isfinite(delta) else (_scale_of_residuals(np.zeros(1), z), np.inf)
+    unit, knee = (delta, 1.0) if np.isfinite(delta) else (_scale_of_residuals(form, np.zeros(1), z), np.inf)
+    sizes = _sizes(form, z)
 
     def objective(t: Array) -> tuple[float, Array]:
-        value, slope = form.evaluate(t, logu)
+        value, slope = form.evaluate(t * sizes, logu)
         r = (z - value) / unit
         inside = np.abs(r) <= knee
         cost = np.where(inside, 0.5 * r * r, np.abs(r) - 0.5)
         psi = np.where(inside, r, np.sign(r))
-        return float(w @ cost), -(w * psi) @ slope / unit
+        return float(w @ cost), -(w * psi) @ slope * sizes / unit
 
     options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-10}
-    found = optimize.minimize(objective, theta, jac=True, method="L-BFGS-B", bounds=box, options=options)
-    return found.x if found.fun <= objective(theta)[0] else theta
+    start, ends = theta / sizes, box / sizes[:, None]
+    found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=ends, options=options)
+    better = np.clip(found.x * sizes, box[:, 0], box[:, 1])  # a bound is met exactly
+    return better if found.fun <= objective(start)[0] else theta
+
+
+def _unit(form: Form, delta: float, z: Array) -> float:
+    """What residuals are divided by while fitting."""
+    return delta if np.isfinite(delta) else 1.0 if form.response == "log" else typical(z)
+
+
+def _sizes(form: Form, z: Array) -> Array:
+    """What internal parameters are divided by while fitting, (P,)."""
+    out = np.ones(len(form.parameters))
+    out[list(form.in_units_of_y)] = typical(form.natural(z))
+    return out
 
 
 def _summary(
@@ -228,7 +246,7 @@ def _summary(
     size = np.abs(residual)
     cost = 0.5 * residual**2 if np.isinf(knee) else np.where(size <= knee, 0.5 * residual**2, knee * (size - knee / 2))
     psi = residual if np.isinf(knee) else np.clip(residual, -knee, knee)
-    unit = delta if np.isfinite(delta) else max(float(np.std(residual)), _scale_of_residuals(np.zeros(1), z))
+    unit = delta if np.isfinite(delta) else max(float(np.std(residual)), _scale_of_residuals(form, np.zeros(1), z))
     norm = np.sqrt(w @ slope**2)
     safe_norm = np.where(norm > 0, norm, 1.0)
     gradient = -(w * psi) @ slope / safe_norm / unit
@@ -340,14 +358,15 @@ def _checked(form: Form, x: Array, y: Array, held: int) -> tuple[Array, Array]:
     return x, y
 
 
-def _scale_of_residuals(residual: Array, z: Array) -> float:
+def _scale_of_residuals(form: Form, residual: Array, z: Array) -> float:
     mad = float(np.median(np.abs(residual - np.median(residual))))
-    floor = 1e-9 * max(float(np.median(np.abs(z))), float(np.std(z)), 1e-12)
+    floor = 1e-9 * (1.0 if form.response == "log" else max(typical(z), float(np.std(z))))
     return max(HUBER_EFFICIENCY * MAD_TO_SD * mad, floor)
 
 
 def _distinct(form: Form, best: Array, found: Array, values: Array, logu: Array, z: Array) -> Array:
-    """`best`, then the optima within 1 % of it whose curves differ by more than 1e-3 of the spread of the data."""
+    """`best`, then the optima within 1 % of it whose curves differ by more than 1e-3 of the spread of the data.
+    `values`: their objectives, of residuals divided by their unit."""
     order = np.argsort(values)
     near = found[order[values[order] <= values.min() * NEAR_BEST + 1e-12]]
     curves = form.evaluate(np.concatenate([best[None], near]), logu)[0]

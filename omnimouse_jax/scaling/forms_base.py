@@ -56,6 +56,11 @@ class Form:
         return {}
 
     @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        """Internal indices of parameters that are measured in the units of the values; all others have none."""
+        return ()
+
+    @property
     def linear(self) -> bool:
         """Straight in the logs: nothing to search, no plateau to be wrong about."""
         return False

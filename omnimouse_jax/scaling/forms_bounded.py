@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.scaling.forms_base import Array, Flag, Form, weighted_least_squares
+from omnimouse_jax.scaling.forms_base import Array, Flag, Form, typical, weighted_least_squares
 
 LOGIT_REACH = 700.0
 
@@ -33,6 +33,10 @@ class Bounded(Form):
     @property
     def profiled(self) -> dict[str, int]:
         return {self.parameters[0]: 0}
+
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return 0, 1
 
     def evaluate(self, theta: Array, logu: Array) -> tuple[Array, Array]:
         end, start, a, gamma, c = (theta[..., i, None] for i in range(5))
@@ -96,7 +100,8 @@ class Bounded(Form):
         if theta[1] <= box[1, 0] or theta[1] >= box[1, 1]:
             words = f"{start} ran to its bound: where the curve starts is not visible; hold it at the chance level"
             out.append(Flag("bound", words))
-        if theta[0] <= box[0, 0] + 1e-9 or theta[0] >= box[0, 1] - 1e-9:
+        near = 1e-9 * typical(y)
+        if theta[0] <= box[0, 0] + near or theta[0] >= box[0, 1] - near:
             out.append(Flag("bound", f"{end} ran to its bound: where the curve ends is not visible"))
         if theta[2] < 1e-6:
             out.append(Flag("bound", f"a is zero: no bend towards {start} is visible, power1 or score1 says the same"))

@@ -36,6 +36,10 @@ class Broken(Form):
     def logarithmic(self) -> frozenset[str]:
         return frozenset(("b", *(f"{letter}{i + 1}" for i in range(self.breaks) for letter in "df")))
 
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return (0,)
+
     def evaluate(self, theta: Array, logu: Array) -> tuple[Array, Array]:
         line = logu[:, 0]
         exponent = theta[..., 1, None] - theta[..., 2, None] * line

@@ -32,6 +32,10 @@ class Kaplan(Form):
     def profiled(self) -> dict[str, int]:
         return {"E": 0} if self.has_offset else {}
 
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return (0,) if self.has_offset else ()
+
     def evaluate(self, theta: Array, logu: Array) -> tuple[Array, Array]:
         o = int(self.has_offset)
         p, a_n, q, a_d = (theta[..., o + i, None] for i in range(4))
@@ -122,6 +126,10 @@ class Interaction(Form):
     @property
     def logarithmic(self) -> frozenset[str]:
         return frozenset(("A", "B"))
+
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return 0, 5
 
     def evaluate(self, theta: Array, logu: Array) -> tuple[Array, Array]:
         value, slope = self._raw.evaluate(theta[..., :5], logu)

@@ -43,6 +43,10 @@ class LogLinear(Linear):
     def linear(self) -> bool:
         return True
 
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return tuple(range(1 + self.axes)) if self.response == "raw" else ()
+
     def design(self, logu: Array) -> Array:
         return np.concatenate([np.ones((len(logu), 1)), logu], axis=1)
 

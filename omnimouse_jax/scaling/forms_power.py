@@ -43,6 +43,10 @@ class PowerSum(Form):
     def logarithmic(self) -> frozenset[str]:
         return frozenset(letter for letter, _ in AXIS_LETTERS)
 
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return (0,) if self.has_offset else ()
+
     def evaluate(self, theta: Array, logu: Array) -> tuple[Array, Array]:
         o = int(self.has_offset)
         ln_a, alpha = theta[..., o::2], theta[..., o + 1 :: 2]
@@ -62,7 +66,7 @@ class PowerSum(Form):
         rows: list[tuple[float, float]] = []
         if self.has_offset:
             if self.sign < 0:
-                rows.append((1e-9, float(self.ceiling)))
+                rows.append((1e-9 * scale, float(self.ceiling)))
             else:
                 rows.append((0.0 if self.response == "log" else -np.inf, np.inf))
         for j in range(self.axes):

@@ -43,6 +43,10 @@ class DataConstrained(Form):
         middle = np.exp(np.mean(np.log(x), axis=0))
         return np.array([middle[0], middle[1], middle[1]])
 
+    @property
+    def in_units_of_y(self) -> tuple[int, ...]:
+        return (0,)
+
     def evaluate(self, theta: Array, logu: Array) -> tuple[Array, Array]:
         ln_a, alpha, ln_b, beta, ln_rd, ln_rn = (theta[..., 1 + i, None] for i in range(6))
         ln_n, ln_d = logu[:, 0], logu[:, 1]

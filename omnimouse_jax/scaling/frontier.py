@@ -39,7 +39,7 @@ def compute_optimal(fit: Fit, flops_per: float, budgets: Array) -> Frontier:
             "compute-optimal line: the fit has no term for one of the axes, so no split of a budget is best",
             way_out="read the gains per doubling instead",
         )
-    centred, (c_n, c_d) = fit.centred, fit.centre
+    centred, (c_n, c_d) = fit.centred, fit.form.centre(np.exp(fit.logu) * fit.centre)  # the middle of the axes
     alpha, beta = centred["alpha"], centred["beta"]
     total = alpha + beta
     share = np.asarray(budgets, dtype=np.float64) / (flops_per * c_n * c_d)  # of a run at the centre of both axes

@@ -127,22 +127,31 @@ class Grid:
         squares = float(residual @ residual)
         if not freedom:
             for a in self._amounts_with_orders:
-                table = self._by_order(a)
+                table, _ = self._by_order(a)
                 rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
                 squares, freedom = squares + float(np.sum(rest**2)), freedom + (len(table) - 1) * (table.shape[1] - 1)
         return (float(np.sqrt(squares / freedom)) if freedom else float("nan")), int(freedom)
 
-    def _by_order(self, amount: int) -> Array:
-        """Mean score by (size, order) at an amount, for the sizes that were trained on every order there."""
+    def _by_order(self, amount: int) -> tuple[Array, Array]:
+        """Mean score and runs by (size, order) at an amount, for the sizes that were trained on every order there."""
         chosen = self.cell[:, 1] == amount
         orders = np.unique(self._order[chosen])
-        table = np.full((len(self.sizes), len(orders)), np.nan)
+        table, count = np.zeros((2, len(self.sizes), len(orders)))
         for s in range(len(self.sizes)):
             for j, order in enumerate(orders):
                 picked = chosen & (self.cell[:, 0] == s) & (self._order == order)
+                count[s, j] = picked.sum()
                 if picked.any():
                     table[s, j] = self.score[picked].mean()
-        return table[np.isfinite(table).all(axis=1)]
+        complete = (count > 0).all(axis=1)
+        return table[complete], count[complete]
+
+    @cached_property
+    def _order_shares(self) -> Array:
+        """Which share of a cell's runs was trained on which order, (sizes, amounts, orders)."""
+        runs = np.zeros((*self.count.shape, int(self._order.max()) + 1))
+        np.add.at(runs, (*self.cell.T, self._order), 1.0)
+        return runs / np.maximum(self.count, 1.0)[..., None]
 
     @cached_property
     def order_noise(self) -> tuple[float, int]:
@@ -151,11 +160,11 @@ class Grid:
         sd, known = self.seed_noise
         squares, freedom = 0.0, 0
         for a in self._amounts_with_orders:
-            table = self._by_order(a)
+            table, count = self._by_order(a)
             if not len(table):
                 continue
-            per_order = self.count[:, a].sum() / table.shape[1]  # runs behind a mean
-            noise = sd**2 / max(per_order, 1.0) if known else 0.0
+            # of an order's mean over sizes, from the runs behind it
+            noise = sd**2 * float(np.mean(np.sum(1 / count, axis=0))) / len(table) ** 2 if known else 0.0
             squares += (float(np.var(table.mean(0), ddof=1)) - noise) * (table.shape[1] - 1)
             freedom += table.shape[1] - 1
         return (float(np.sqrt(max(squares / freedom, 0.0))), freedom) if freedom else (float("nan"), 0)
@@ -171,9 +180,8 @@ class Grid:
         between, order_freedom = self.order_noise
         if not order_freedom:
             return float(np.sqrt(runs)), float(freedom)
-        orders = np.array([len(np.unique(self._order[self.cell[:, 1] == a])) for a in range(len(self.amounts))])
-        shared = weights.sum(axis=0) ** 2 / orders
-        if len(orders) > 1:
+        shared = np.sum(np.einsum("sa,sao->ao", weights, self._order_shares) ** 2, axis=1)
+        if len(shared) > 1:
             shared[-1] = 0.0  # the largest amount is the whole set in any order
         subsets = between**2 * float(shared.sum())
         total = runs + subsets
@@ -185,16 +193,22 @@ class Grid:
         """Of the cell means, (sizes, amounts); NaN where nothing tells it."""
         out = np.full_like(self.count, np.nan)
         for cell in np.argwhere(self.count > 0):
-            weights = np.zeros_like(self.count)
-            weights[tuple(cell)] = 1.0
-            out[tuple(cell)] = self.error(weights)[0]
+            out[tuple(cell)] = self.error(self._only(cell))[0]
         return out
 
     def cell_intervals(self) -> tuple[Array, Array]:
         """95 % intervals of the cell means from the pooled noise, (sizes, amounts) each."""
-        freedom = self.noise[1]
-        half = self.standard_error() * (stats.t.ppf((1 + LEVEL) / 2, freedom) if freedom else np.nan)
+        half = np.full_like(self.count, np.nan)
+        for cell in np.argwhere(self.count > 0):
+            error, freedom = self.error(self._only(cell))
+            if freedom:
+                half[tuple(cell)] = error * stats.t.ppf((1 + LEVEL) / 2, freedom)
         return self.mean - half, self.mean + half
+
+    def _only(self, cell: Labels) -> Array:
+        weights = np.zeros_like(self.count)
+        weights[tuple(cell)] = 1.0
+        return weights
 
     def contrast(self, weights: Array) -> Gain:
         """sum of weights (sizes, amounts) x cell means; better is positive."""
@@ -263,14 +277,20 @@ class Grid:
         Without any measure of noise, it is the scatter around a straight plane in the logs.
         """
         sign = 1.0 if self.higher_is_better else -1.0
-        sd = self.noise[0] if self.noise[1] else self._plane()[2]
+        scatter = float("nan") if self.noise[1] else self._plane()[2]
         falls = pairs = 0
-        for axis in (0, 1):
-            mean, count = np.moveaxis(self.mean, axis, 0), np.moveaxis(self.count, axis, 0)
-            both = (count[1:] > 0) & (count[:-1] > 0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                drop = -sign * np.diff(mean, axis=0) > 2 * sd * np.sqrt(1 / count[1:] + 1 / count[:-1])
-            falls, pairs = falls + int(np.sum(drop & both)), pairs + int(np.sum(both))
+        for axis, (down, right) in (("parameters", (1, 0)), ("data", (0, 1))):
+            for s, a in np.argwhere(self.count > 0).tolist():
+                if s + down == len(self.sizes) or a + right == len(self.amounts):
+                    continue
+                low, at = (s, a) if down else (a, s)
+                step = self.step(axis, low, low + 1, at)
+                if step is None:
+                    continue
+                used = step != 0
+                change = sign * float(np.sum(step[used] * self.mean[used]))
+                error = self.error(step)[0] if self.noise[1] else scatter * np.sqrt(np.sum(1 / self.count[used]))
+                falls, pairs = falls + int(-change > 2 * error), pairs + 1
         return falls, pairs
 
     def _plane(self) -> tuple[Array, Array, float]:

@@ -11,8 +11,9 @@ import numpy as np
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling.fit import Fit, Flag, fit
 from omnimouse_jax.scaling.forms import FORMS, SCORES, Array, Form, make_form
-from omnimouse_jax.scaling.grid import MIN_DECADES, MIN_LEVELS, Grid
+from omnimouse_jax.scaling.grid import MIN_DECADES, MIN_LEVELS
 from omnimouse_jax.scaling.outside import read_table
+from omnimouse_jax.scaling.outside_cells import Cells, cells_of
 from omnimouse_jax.scaling.outside_rows import (
     LOSS_FORMS,
     Request,
@@ -28,11 +29,22 @@ from omnimouse_jax.scaling.outside_rows import (
 from omnimouse_jax.scaling.outside_where import Truth
 from omnimouse_jax.scaling.selection import Selection, cell_error, compare
 from omnimouse_jax.scaling.uncertainty import Bootstrap, Interval, across_sessions, bootstrap, profile, with_run_noise
-from omnimouse_jax.scaling.verdict import NONE, FreeRatio, Verdict, decide, free_ratio, gains_per_doubling
+from omnimouse_jax.scaling.verdict import (
+    FLAT,
+    NO_RETURN,
+    NONE,
+    FreeRatio,
+    Verdict,
+    decide,
+    free_ratio,
+    gains_per_doubling,
+    of_session,
+)
 
 VERDICT_FORMS = ("chinchilla", "score_joint", "kaplan", "kaplan_floor")
 FEW_LEVELS = 12  # an axis with more levels and few rows at each holds out a fifth of its rows
 TOGETHER = 0.98  # correlation of the log axes
+NEAR = 2.0  # a factor on each axis
 NOT_IDENTIFIED = 10.0  # a factor between the ends of an interval
 
 
@@ -95,8 +107,9 @@ def fit_table(request: Request) -> Outcome:
     intervals = {k: boot.interval(v) for k, v in samples.items() if boot and k not in found.fixed}
     errors = {k: float(np.std(v, ddof=1)) for k, v in samples.items() if k not in found.fixed and len(v) > 1}
     profiles = {name: profile(found, name) for name in form.profiled if name not in found.fixed}
-    flags = [*found.flags, *_table_flags(request, rows, found, higher), *_open(found, profiles)]
-    verdict, new = _verdict(request, rows, found, boot, higher and request.response != "one_minus", flags)
+    cells = cells_of(rows, higher, notes)
+    flags = [*found.flags, *_table_flags(request, rows, found, higher, cells), *_open(found, profiles)]
+    verdict, new = _verdict(request, rows, found, boot, higher and request.response != "one_minus", flags, cells)
     return Outcome(
         request=request,
         rows=rows,
@@ -117,7 +130,7 @@ def fit_table(request: Request) -> Outcome:
     )
 
 
-def _table_flags(request: Request, rows: Rows, found: Fit, higher: bool) -> list[Flag]:
+def _table_flags(request: Request, rows: Rows, found: Fit, higher: bool, cells: Cells) -> list[Flag]:
     flags = []
     rising = trend(rows.x, rows.y)
     if request.form in LOSS_FORMS and rising > 0.3:
@@ -133,15 +146,17 @@ def _table_flags(request: Request, rows: Rows, found: Fit, higher: bool) -> list
             if count < MIN_LEVELS or decades < need - 1e-9:
                 words = f"{name} has {count} levels over {decades:.2g} decades: an exponent needs {MIN_LEVELS} over {need:g}"
                 flags.append(Flag("narrow", words, refuse=True))
-    levels = [len(np.unique(column)) for column in rows.x.T]
-    small = len(levels) <= 2 and math.prod(levels) < 10**6
-    falls, pairs = _as_grid(rows, higher).reversals() if small else (0, 0)
+    if cells.unbalanced:
+        flags.append(Flag("unbalanced", cells.unbalanced, refuse=True))
+    falls, pairs = cells.grid.reversals() if cells.grid else (0, 0)
     if falls >= 3 and falls >= 0.2 * pairs:
         words = f"not monotone: {falls} of {pairs} neighbouring cells get worse beyond 2 standard errors"
         flags.append(Flag("non_monotone", words, refuse=True))
     if request.form in VERDICT_FORMS and abs(np.corrcoef(np.log(rows.x[:, :2]).T)[0, 1]) > TOGETHER:
         words = f"{request.x[0]} and {request.x[1]} grow together: their terms cannot be told apart"
         flags.append(Flag("collinear", words, refuse=True))
+    if request.form in VERDICT_FORMS and (far := _far_from_runs(request, rows)):
+        flags.append(Flag("no_run_there", far))
     if found.r2 < 0.5 and found.form.axes:
         flags.append(Flag("poor", f"the curve explains little: R2 = {found.r2:.2f} on the scale of the fit"))
     if not found.fixed and len(np.unique(rows.clusters)) < 2 * len(found.theta):
@@ -150,21 +165,23 @@ def _table_flags(request: Request, rows: Rows, found: Fit, higher: bool) -> list
     return flags
 
 
-def _as_grid(rows: Rows, higher: bool) -> Grid:
-    """The cells of one or two axes; sessions as columns where each was scored in the same runs."""
-    second = rows.x[:, 1] if rows.x.shape[1] > 1 else np.ones(len(rows.x))
-    x = np.stack([rows.x[:, 0], second], axis=1)
-    values = rows.given[:, None]
-    names: tuple[str, ...] = ("",)
-    if rows.session is not None:
-        parts = [rows.session == name for name in np.unique(rows.session)]
-        order = [np.lexsort((rows.given[part], *x[part].T)) for part in parts]
-        axes = [x[part][by] for part, by in zip(parts, order, strict=True)]
-        if all(np.array_equal(axes[0], other) for other in axes):
-            x = axes[0]
-            values = np.stack([rows.given[part][by] for part, by in zip(parts, order, strict=True)], axis=1)
-            names = tuple(str(name) for name in np.unique(rows.session))
-    return Grid(x[:, 0], x[:, 1], values, names, higher)
+def _operating_point(request: Request, rows: Rows) -> tuple[float, float]:
+    """Size and amount at which the verdict is taken."""
+    n, d = request.at or (float(rows.x[:, 0].max()), float(rows.x[:, 1].max()))
+    return n, d
+
+
+def _far_from_runs(request: Request, rows: Rows) -> str:
+    """Words where no run lies near the point of the verdict; empty where one does."""
+    distance = np.abs(np.log(rows.x[:, :2] / np.array(_operating_point(request, rows)))).max(axis=1)
+    if distance.min() <= math.log(NEAR) + 1e-9:
+        return ""
+    place = ", ".join(f"{name} = {v:.4g}" for name, v in zip(request.x, _operating_point(request, rows), strict=False))
+    near = ", ".join(f"{v:.4g}" for v in rows.x[int(np.argmin(distance)), :2])
+    return (
+        f"the verdict is taken at {place}, and no run lies within a factor {NEAR:g} of it on both axes (the nearest is at "
+        f"{near}): it rests on the curve alone, there is no curve-free check there; --at takes it elsewhere"
+    )
 
 
 def _open(found: Fit, profiles: Mapping[str, Interval]) -> list[Flag]:
@@ -185,16 +202,25 @@ def _open(found: Fit, profiles: Mapping[str, Interval]) -> list[Flag]:
 
 
 def _verdict(
-    request: Request, rows: Rows, found: Fit, boot: Bootstrap | None, higher: bool, flags: Sequence[Flag]
+    request: Request,
+    rows: Rows,
+    found: Fit,
+    boot: Bootstrap | None,
+    higher: bool,
+    flags: Sequence[Flag],
+    cells: Cells,
 ) -> tuple[Verdict, dict[str, Interval]]:
     """Of laws of two axes: the first of --x is the size, the second the data."""
     if request.form not in VERDICT_FORMS or boot is None:
         why = "weighing two axes needs a law of two axes (chinchilla, score_joint, kaplan) and resamples"
         return Verdict(NONE, f"No verdict: {why}."), {}
-    n, d = request.at or (float(rows.x[:, 0].max()), float(rows.x[:, 1].max()))
+    together = any(flag.code == "collinear" for flag in flags)
+    if cells.grid is not None and not together and cells.grid.is_flat():
+        return Verdict(FLAT, NO_RETURN), {}
+    n, d = _operating_point(request, rows)
     free: FreeRatio | None = None
-    if not request.at:
-        free = free_ratio(_as_grid(rows, higher or request.response == "one_minus"))
+    if not request.at and cells.grid is not None:
+        free = free_ratio(cells.grid)
     new = None
     if rows.session is not None:
         logs, animals = [], []
@@ -216,11 +242,12 @@ def _session_fits(request: Request, rows: Rows, found: Fit) -> list[tuple[Fit, s
     out: list[tuple[Fit, str]] = []
     if rows.session is None:
         return out
+    form = of_session(found.form, rows.y)
     for name in np.unique(rows.session):
         chosen = rows.session == name
         try:
             one = fit(
-                found.form,
+                form,
                 rows.x[chosen][:, : found.form.axes],
                 rows.y[chosen],
                 delta=request.delta,
@@ -289,10 +316,15 @@ def _held_out(request: Request, rows: Rows, found: Fit, line: Form) -> list[Held
             except UserError:  # too few points are left for this form
                 continue
             seen = form.transformed(rows.y[far])
-            errors = form.transformed(np.maximum(own.predict(rows.x[far][:, : form.axes]), 1e-300)) - seen
-            rival = form.transformed(np.maximum(other.predict(rows.x[far]), 1e-300)) - seen
+            errors = _transformed(form, own.predict(rows.x[far][:, : form.axes])) - seen
+            rival = _transformed(form, other.predict(rows.x[far])) - seen
             out.append(HeldOut(name, rule, int(far.sum()), _rms(errors), float(errors.mean()), _rms(rival)))
     return out
+
+
+def _transformed(form: Form, predicted: Array) -> Array:
+    """On the response scale, where a prediction may have underflowed to 0."""
+    return form.transformed(np.maximum(predicted, 1e-300) if form.response == "log" else predicted)
 
 
 def _rms(values: Array) -> float:
@@ -319,7 +351,18 @@ def _selection(request: Request, rows: Rows, higher: bool, ceiling: float, respo
     if any(len(np.unique(column)) > 3 * FEW_LEVELS for column in rows.x.T):
         return None
     score = request.form in SCORES
-    return compare(rows.x, rows.y, score=score, ceiling=ceiling, response=None if score else response)
+    found = compare(rows.x, rows.y, score=score, ceiling=ceiling, response=None if score else response)
+    asked = {
+        "--weights": request.weights,
+        "--sd": request.sd,
+        "--fix": request.fixed,
+        "--delta": request.delta != "auto",
+    }
+    ignored = [flag for flag, given in asked.items() if given]
+    if not ignored:
+        return found
+    words = f"{found.words} (forms compared by least squares on all rows, without {', '.join(ignored)})"
+    return dataclasses.replace(found, words=words)
 
 
 def formula(name: str) -> str:

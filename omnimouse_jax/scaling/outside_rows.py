@@ -35,6 +35,7 @@ class Request:
     cluster: str = ""
     session: str = ""
     animal: str = ""
+    run: str = ""
     resamples: int = 1000
     seed: int = 0
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -56,6 +57,7 @@ class Rows:
     unit: str
     session: Texts | None
     animal: Texts | None
+    run: Texts | None
     total: int
     dropped: tuple[tuple[str, int], ...]
 
@@ -81,6 +83,8 @@ def check_request(request: Request) -> None:
         raise UserError("--weights and --sd together", way_out="give one of them: weights are 1 / sd^2")
     if isinstance(request.delta, float) and not request.delta > 0:
         raise UserError(f"--delta {request.delta}", way_out="auto, a positive number, or inf for least squares")
+    if request.run and not request.session:
+        raise UserError("--run without --session", way_out="rows are runs then; name the column of sessions too")
     if request.at and len(request.at) != len(request.x):
         raise UserError(f"--at has {len(request.at)} values", way_out=f"give one per axis: {','.join(request.x)}")
     if request.resamples < 0 or request.resamples == 1:
@@ -132,12 +136,12 @@ def select_rows(table: Table, request: Request, notes: list[str]) -> Rows:
             )
     x, y, weights = x[kept], y[kept], weights[kept]
     clusters, unit = _clusters(table, request, kept, x)
-    session, animal = (
+    session, animal, run = (
         table.texts(name, flag)[kept] if name else None
-        for flag, name in (("--session", request.session), ("--animal", request.animal))
+        for flag, name in (("--session", request.session), ("--animal", request.animal), ("--run", request.run))
     )
     return Rows(
-        x, y, 1 - y if request.response == "one_minus" else y, weights, clusters, unit, session, animal,
+        x, y, 1 - y if request.response == "one_minus" else y, weights, clusters, unit, session, animal, run,
         len(table), tuple(dropped),
     )  # fmt: skip
 

@@ -75,10 +75,15 @@ class _Reader:
             self.quoted[name] = column
             return name
 
-        plain = re.sub(r"`([^`]+)`", lambda found: keep(found[1]), self.text)
-        for name in self.names:  # a column called `class` or `in` cannot be parsed otherwise
-            if keyword.iskeyword(name) and name not in ("and", "or", "not", "in", "True", "False", "None"):
-                plain = re.sub(rf"\b{name}\b", lambda found: keep(found[0]), plain)
+        usual = ("and", "or", "not", "in", "True", "False", "None")
+        # a column called `class` cannot be parsed otherwise
+        reserved = [name for name in self.names if keyword.iskeyword(name) and name not in usual]
+        words = rf"|\b({'|'.join(reserved)})\b" if reserved else "|(?!)()"
+        plain = re.sub(
+            rf"'[^']*'|\"[^\"]*\"|`([^`]+)`{words}",  # texts stay as they are
+            lambda found: keep(found[1] or found[2]) if found[1] or found[2] else found[0],
+            self.text,
+        )
         try:
             tree = ast.parse(plain.strip(), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):

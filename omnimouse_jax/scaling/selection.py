@@ -106,7 +106,7 @@ def _saturation(
     if reasons:
         return False, "saturation not established: " + "; ".join(reasons)
     name = "plateau" if score else "floor"
-    return True, f"saturation established: {name} between {plateau.low:.3f} and {plateau.high:.3f}, and a straight " + (
+    return True, f"saturation established: {name} between {plateau.low:.4g} and {plateau.high:.4g}, and a straight " + (
         "line in log x overshoots the held-out largest level"
     )
 

@@ -176,7 +176,7 @@ def profile(fit: Fit, parameter: str, points: int = 40) -> Interval:
     for side in (-1, 1):
         edge = box[index, 0] if side < 0 else box[index, 1]
         reach = abs(edge - best) if np.isfinite(edge) else 1e3 * span
-        if reach <= 1e-12:
+        if reach <= 1e-12 * span:
             ends.append(side * np.inf)
             continue
         distances = np.geomspace(min(1e-5 * span, reach / 2), reach, points)

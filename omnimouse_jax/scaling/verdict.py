@@ -26,6 +26,7 @@ from omnimouse_jax.scaling.uncertainty import (
 
 DATA, PARAMETERS = "data-limited", "parameter-limited"
 UNDECIDED, FLAT, NONE = "balanced or not determined", "no measurable return", "no verdict"
+NO_RETURN = "No measurable return: within the noise neither more data nor more parameters change this."
 STEP = 1e-4  # of a log axis, for derivatives
 
 
@@ -191,8 +192,7 @@ def judge(
     blank = Verdict(NONE, "", free_ratio=free.ratio if free else None, free=free)
     flags = design_flags(grid)
     if grid.is_flat():
-        words = "No measurable return: within the noise neither more data nor more parameters change this."
-        told = dataclasses.replace(blank, name=FLAT, words=words)
+        told = dataclasses.replace(blank, name=FLAT, words=NO_RETURN)
         return Joint(None, None, flags, "the cells do not differ beyond noise", told)
     narrow = [why for axis in ("data", "parameters") if (why := grid.too_narrow(axis))]
     if narrow:
@@ -276,14 +276,10 @@ def decide(
         free=free,
     )
     tiny = 1e-9 * float(np.median(np.abs(found.y)))
-    if g_n < tiny:
-        words = (
-            "No parameter term: the fit found no dependence on model size, so there is nothing to weigh data against."
-        )
-        return dataclasses.replace(out, name=DATA if g_d > tiny else FLAT, words=words)
-    if g_d < tiny:
-        words = "No data term: the fit found no dependence on the amount of data, so a ratio would be zero."
-        return dataclasses.replace(out, name=PARAMETERS, words=words)
+    if g_n < tiny and g_d < tiny:
+        return dataclasses.replace(out, name=FLAT, words=NO_RETURN)
+    if g_n < tiny or g_d < tiny:
+        return _one_term(out, boot.interval(b_d - b_n), no_parameters=g_n < tiny)
     with np.errstate(divide="ignore"):
         interval = boot.interval(np.maximum(b_d, 1e-300) / np.maximum(b_n, 1e-300))
     ratio = g_d / g_n
@@ -320,6 +316,22 @@ def decide(
     return dataclasses.replace(out, name=name, words=f"{head}: {base}.{check}")
 
 
+def _one_term(out: Verdict, apart: Interval, *, no_parameters: bool) -> Verdict:
+    """Where the optimiser put one term at zero there is no ratio; `apart`: the gain from data minus the gain from
+    parameters, which alone can say that the other axis limits."""
+    words = (
+        "No parameter term: the fit found no dependence on model size, so there is nothing to weigh data against"
+        if no_parameters
+        else "No data term: the fit found no dependence on the amount of data, so a ratio would be zero"
+    )
+    told = f"a doubling of the data minus one of the parameters gains {apart.low:.2g} to {apart.high:.2g}"
+    if apart.low > 0:
+        return dataclasses.replace(out, name=DATA, words=f"Data-limited. {words}; {told}.")
+    if apart.high < 0:
+        return dataclasses.replace(out, name=PARAMETERS, words=f"Parameter-limited. {words}; {told}.")
+    return dataclasses.replace(out, name=UNDECIDED, words=f"Not determined. {words}, and {told}, which contains 0.")
+
+
 def _ends(interval: Interval | None) -> str:
     if interval is None:
         return ""
@@ -351,7 +363,15 @@ def _session_fits(grid: Grid, found: Fit) -> tuple[Fit, ...]:
     if grid.by_session.shape[1] < 2 or (found.form.response == "log" and np.any(grid.by_session <= 0)):
         return ()
     x = np.stack([grid.parameters, grid.data], 1)
-    return tuple(fit(found.form, x, column, grid=9) for column in grid.by_session.T)
+    form = of_session(found.form, grid.by_session)
+    return tuple(fit(form, x, column, grid=9) for column in grid.by_session.T)
+
+
+def of_session(form: Form, scores: Array) -> Form:
+    """The form for one session's scores: a ceiling is one of the mean over sessions, single sessions may lie above."""
+    if not isinstance(form, PowerSum):
+        return form
+    return dataclasses.replace(form, ceiling=1.0 if np.max(scores) <= 1 else math.inf)
 
 
 def _new_sessions_ratio(grid: Grid, fits: tuple[Fit, ...], n: float, d: float) -> Interval | None:

@@ -55,6 +55,7 @@ def add(verb: AddVerb) -> None:
     )
     made.add_argument("--session", default="", metavar="COLUMN", help="evaluation session: intervals for new ones")
     made.add_argument("--animal", default="", metavar="COLUMN", help="of the session: sessions of one are averaged")
+    made.add_argument("--run", default="", metavar="COLUMN", help="which rows are one run, scored in several sessions")
     made.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; 0: no intervals (default: 1000)")
     made.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     made.add_argument("--fix", action="append", default=[], metavar="NAME=VALUE", help="hold a parameter; repeatable")
@@ -89,6 +90,7 @@ def fit(arguments: argparse.Namespace) -> int:
         cluster=arguments.cluster,
         session=arguments.session,
         animal=arguments.animal,
+        run=arguments.run,
         resamples=arguments.resamples,
         seed=arguments.seed,
         fixed=dict(_held(text) for text in arguments.fix),
