@@ -108,7 +108,7 @@ def test_narrow_study_tells_gains_without_a_verdict(small: Study) -> None:
     population = by_name["population"]
     assert population.joint.verdict.name == NONE
     assert population.axis_fits == ()
-    assert title(population) == "More data and bigger models helped"
+    assert title(population, small) == "More data and bigger models helped"
     assert population.data_step is not None
     assert population.data_step.seeds is not None
     truth = 0.16 * ((2 / 8) ** -0.45 - 1)
@@ -137,7 +137,7 @@ def test_summary_is_at_most_ten_lines(small: Study, large: Study) -> None:
         assert 5 <= len(lines) <= 10
         assert all("\n" not in line for line in lines)
         for task in study.tasks:
-            assert any(line.startswith(task.name) and title(task) in line for line in lines)
+            assert any(line.startswith(task.name) and title(task, study) in line for line in lines)
 
 
 def test_files_beside_the_page(large: Study, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from omnimouse_jax.cli import main
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.scaling import ledger
 from omnimouse_jax.scaling.analysis import analyse
+from omnimouse_jax.scaling.analysis_worth import next_units
 from omnimouse_jax.scaling.outside_ledger import columns_of, limits, rows_of_table
 from omnimouse_jax.scaling.page import build
 from omnimouse_jax.scaling.report import gather
 from omnimouse_jax.scaling.verdict import NONE
+from omnimouse_jax.scaling.words import title
 from tests.planted import LAWS, planted_study
 from tests.planted_ledger import planted_rows
 from tests.shared import shared
@@ -104,10 +106,31 @@ def test_published_scores(tmp_path: Path) -> None:
         "OmniMouse-300M",
     )
     assert tasks["gaze"].data_gain is None
+    text = (build(study, "Stated scores") + " ".join(limits(study))).replace("\u2212", "-")
+    assert "46 stated scores" in text
+    assert "with bigger models not monotone: 0.75 at OmniMouse-80M, 0.73 at OmniMouse-300M" in text
+    assert "Cells from different sources are compared with more data (forecast, " in text
+    assert (
+        "line 48; source: papernotes (third-party note of the ICLR paper); data-matched 8 sessions; population uses n=256"
+        in text
+    )
+    assert "parameters +0.0084 [0.0069, 0.0099]" in text  # in the list, and the same in the card:
+    assert '+0.0084 <span class="soft">[0.0069, 0.0099]' in text
+    for invented in (
+        "1 evaluation session",
+        "plain mean",
+        "one run per cell",
+        "nested order",
+        "46 runs",
+        "core parameters",
+    ):
+        assert invented not in text
     # the same number stated twice stands once; baselines without a size are listed
     assert len(tasks["forecast"].runs) == 6
     assert sum(row["state"] == "failed" for row in study.rows) == 12
     assert run(["report", path, "--out", tmp_path / "page", "--columns", COLUMNS, "--where", PUBLISHED]) == 0
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"<dt>{path.name}, SHA-256</dt><dd>{checksum}</dd>" in (tmp_path / "page" / "index.html").read_text()
     with (tmp_path / "page" / "cells.csv").open() as file:
         assert any(row["score"] == "0.25" for row in csv.DictReader(file))
 
@@ -210,3 +233,69 @@ def test_the_ledger_beside_the_page_has_the_stated_checksum(tmp_path: Path) -> N
     beside = (tmp_path / "page" / "ledger.csv").read_bytes()
     assert beside == path.read_bytes()
     assert hashlib.sha256(beside).hexdigest() in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_where_picks_rows_of_a_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = planted_rows(("1M", "5M"), (8, 16), 2, 2, failed=("5M-016-order0-seed1-0.001",))
+    path = ledger.write(rows, tmp_path / "ledger.csv")
+    assert {r["size"] for r in gather([path], where="size == '5M' and seed < 1")} == {"5M"}
+    some = gather([path], where="task == 'population'")
+    assert {r["task"] for r in some if r["state"] == "done"} == {"population"}
+    assert [r for r in some if r["state"] != "done"] == [
+        r for r in rows if r["state"] != "done"
+    ]  # failures have no task
+    for wrong, words in (
+        ("size == '9M'", "no scored row"),
+        ("size > 3", "compare it with a text"),
+        ("mice > 3", "no column"),
+    ):
+        with pytest.raises(UserError, match=words):
+            gather([path], where=wrong)
+    assert run(["report", path, "--where", "n_sessions == 8", "--out", tmp_path / "page"]) == 0
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "Only rows for which n_sessions == 8" in text
+    assert "--where" in text
+    assert "training sessions 8;" in text
+    assert "1 amount of data (8 sessions)" in capsys.readouterr().out
+
+
+def test_other_files_and_missing_folders_show_the_way(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"table of scores.*--columns size=model"):
+        gather([table])
+    with pytest.raises(UserError, match=r"sweep plan.*sweep launch"):
+        gather([tmp_path / "nope"])
+
+
+def test_noise_that_nothing_tells_is_said_to_be_unknown() -> None:
+    """One run in each of three cells on a line: no headline about noise, and no legend of bars that are not there."""
+    rows = [
+        r
+        for r in planted_rows(("1M",), (1, 2, 3), 1, 1, laws={"population": LAWS["population"]})
+        if r["state"] == "done"
+    ]
+    study = analyse(rows)
+    assert title(study.tasks[0], study) == "Scored higher with more data; noise unknown"
+    text = build(study, "page")
+    assert "No measurable return" not in text
+    assert "Thick bar" not in text
+    falling = [r | {"score": 0.3 - 0.01 * r["n_sessions"]} for r in rows]
+    low = analyse(falling)
+    assert title(low.tasks[0], low) == "With more data not monotone: 0.290 at 1, 0.280 at 2; noise unknown"
+
+
+@pytest.mark.parametrize(("largest", "told"), [(3.0, 9), (1.0, 3), (4.0, 10), (64.0, 10), (2.5, 7)])
+def test_the_page_looks_no_further_than_four_times_the_data(largest: float, told: int) -> None:
+    assert next_units(largest) == told
+
+
+def test_small_studies_look_less_far_ahead() -> None:
+    rows = planted_rows(("1M", "5M"), (1, 2, 3), 2, 2, laws={"population": LAWS["population"]})
+    text = build(
+        analyse([r | {"ceiling": 9e-1, "ceiling_estimator": "odd-even", "score": r["score"] - 0.9} for r in rows]),
+        "page",
+    )
+    assert "What comes next: 9 sessions more" in text
+    assert "No more than 9 sessions" in text
+    assert "no cost" not in text
+    assert "of the ceiling" not in text  # below zero it is no share
+    assert "16 sessions or more (which the store must have)" in text

@@ -102,6 +102,16 @@ class Task:
         return tuple(row["run_id"] for row in self.runs)
 
     @property
+    def stated(self) -> bool:
+        """Numbers of an outside table: without runs of ours behind them."""
+        return self.metric == "stated_score"
+
+    @property
+    def noise_known(self) -> bool:
+        """The design tells what another run of a cell would score."""
+        return self.grid.noise[1] > 0
+
+    @property
     def noun(self) -> str:
         """What its scores are, for axes and sentences."""
         return METRICS[self.metric]
@@ -134,7 +144,7 @@ class Study:
     @property
     def outside(self) -> bool:
         """Numbers of an outside table: without runs of ours behind them."""
-        return all(task.metric == "stated_score" for task in self.tasks)
+        return all(task.stated for task in self.tasks)
 
 
 def analyse(
@@ -230,9 +240,9 @@ def _task(
         )
         flags.append(Flag("no_seeds", reason, refuse=True))
     joint = judge(grid, ceiling=bound, resamples=resamples, seed=seed, refuse=_first_refusal(flags))
-    if metric == "stated_score" and joint.verdict.name == FLAT:
-        told = "No verdict: without seeds no difference can be called small."
-        joint = dataclasses.replace(joint, verdict=Verdict(NONE, told))
+    if joint.verdict.name == FLAT and (metric == "stated_score" or not grid.noise[1]):
+        told = "No verdict: the noise of a run is unknown, so no difference can be called small or large."
+        joint = dataclasses.replace(joint, refusal="the noise of a run is unknown", verdict=Verdict(NONE, told))
     selection = None
     if joint.fit is not None:
         x = np.stack([grid.parameters, grid.data], 1)
@@ -296,7 +306,7 @@ def _row_flags(runs: list[Row]) -> list[Flag]:
     versions = sorted({r["version"] for r in runs if r["version"]})
     if len(versions) > 1:
         flags.append(Flag("mixed_version", f"runs were made by several versions ({', '.join(versions)})"))
-    if len({r["data_order"] for r in runs}) == 1 and len({r["n_sessions"] for r in runs}) > 1:
+    if len({r["data_order"] for r in runs} - {None}) == 1 and len({r["n_sessions"] for r in runs}) > 1:
         words = "one nested order of sessions: which come first was not varied, so no interval contains this noise"
         flags.append(Flag("single_order", words))
     epochs = [r["epochs"] for r in runs if r["epochs"] is not None]

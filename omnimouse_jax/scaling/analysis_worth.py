@@ -17,6 +17,7 @@ from omnimouse_jax.scaling.uncertainty import Interval
 from omnimouse_jax.scaling.verdict import Joint
 
 NEXT_SESSIONS = 10
+REACH = 4  # times the largest amount trained: nothing is said beyond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +74,23 @@ def cost_law(grid: Grid, cost: Sequence[float | None]) -> CostLaw | None:
     return CostLaw(float(found[0]), float(found[1]), float(found[2]))
 
 
+def next_units(largest: float) -> int:
+    """How many more sessions (animals) the page looks ahead: ten, or to REACH times the largest amount if that is less."""
+    return max(1, int(min(NEXT_SESSIONS, (REACH - 1) * largest) + 1e-9))
+
+
 def prospects(grid: Grid, joint: Joint, runs: Sequence[Row], data_axis: str) -> Prospects | None:
     """None where one of the axes was not varied."""
     n, d = float(grid.sizes[-1]), float(grid.amounts[-1])
     top = [row for row, level in zip(runs, grid.cell[:, 1], strict=True) if level == len(grid.amounts) - 1]
-    per_session = d / float(np.mean([row["n_sessions"] for row in top]))
-    extra = NEXT_SESSIONS * (1.0 if data_axis == "n_animals" else per_session)
+    noun = "animals" if data_axis == "n_animals" else "sessions"
+    largest = d if noun == "animals" else float(np.mean([row["n_sessions"] for row in top]))
+    more = next_units(largest)
+    extra = more * d / largest
     try:
         found = marginal_values(grid, joint, extra=extra)
     except UserError:
         return None
-    noun = "animals" if data_axis == "n_animals" else "sessions"
     hours = [
         row["hours"] / row["n_animals" if noun == "animals" else "n_sessions"] for row in top if _priced(row, noun)
     ]
@@ -94,9 +101,9 @@ def prospects(grid: Grid, joint: Joint, runs: Sequence[Row], data_axis: str) -> 
         costs = [law.at(*after) - law.at(n, d) if law is not None else None for law in (flops, time)]
         return Option(name, worth, recorded, costs[0], costs[1])
 
-    recorded = NEXT_SESSIONS * float(np.mean(hours)) if len(hours) == len(top) else None
+    recorded = more * float(np.mean(hours)) if len(hours) == len(top) else None
     return Prospects(
-        option(f"next {NEXT_SESSIONS} {noun}", found.data, (n, d + extra), recorded),
+        option(f"next {more} {noun}", found.data, (n, d + extra), recorded),
         option("next doubling of parameters", found.parameters, (2 * n, d), 0.0),
         _exchange(joint, n, d),
         _shares(joint, n, d),

@@ -134,19 +134,25 @@ def level_ticks(
 
 
 def decade_ticks(low: float, high: float) -> Ticks:
-    """Powers of ten inside a logarithmic range; with 3 between them where they are few."""
+    """Powers of ten inside a logarithmic range; with others between them where they are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     few = math.log10(high / low) < 2.5
-    values = [(m, k) for k in range(first, last + 1) for m in ((1, 3) if few else (1,)) if low <= m * 10.0**k <= high]
+    values: list[tuple[float | int, int]] = []
+    for factors in ((1, 3) if few else (1,), (1, 2, 5), range(1, 10)):
+        values = [(m, k) for k in range(first, last + 1) for m in factors if low <= m * 10.0**k <= high]
+        if len(values) > 1:
+            break
+    if len(values) < 2:  # less than a digit apart
+        values = [(v, first) for v in nice_ticks(low / 10.0**first, high / 10.0**first, 4)]
     step = max(1, math.ceil(len(values) / 6))
     return tuple((m * 10.0**k, _power(m, k)) for m, k in values[::step])
 
 
-def _power(factor: int, power: int) -> str:
+def _power(factor: float | int, power: int) -> str:
     """30, 10\u2077, 3\u00d710\u2077."""
     if 0 <= power < 4:
-        return str(factor * 10**power)
-    return (f"{factor}\u00d7" if factor > 1 else "") + f"10{superscript(power)}"
+        return f"{factor * 10**power:.6g}"
+    return (f"{factor:.4g}\u00d7" if factor != 1 else "") + f"10{superscript(power)}"
 
 
 def superscript(value: int) -> str:

@@ -24,6 +24,7 @@ from omnimouse_jax.scaling.charts import (
 )
 from omnimouse_jax.scaling.forms import Array
 from omnimouse_jax.scaling.ledger import Row
+from omnimouse_jax.scaling.words_stated import decimals, resolution
 
 
 def curve_charts(study: Study, task: Task) -> tuple[Chart, Chart]:
@@ -48,7 +49,11 @@ def _curve_chart(study: Study, task: Task, axis: str) -> Chart:
     return Chart(
         key=f"{task.key}-{axis}",
         title=f"{task.name}: score against {'data' if by_data else 'model size'}",
-        x_name=DATA_AXES[study.data_axis][1] if by_data else "core parameters",
+        x_name=DATA_AXES[study.data_axis][1]
+        if by_data
+        else "parameters as stated"
+        if task.stated
+        else "core parameters",
         y_name=task.noun,
         x_range=padded(left, right),
         y_range=(0.0, 1.0),
@@ -70,7 +75,7 @@ def _series(study: Study, task: Task, axis: str, level: int, name: str) -> Serie
     across = (level, slice(None)) if by_data else (slice(None), level)
     mean, count, below, above = grid.mean[across], grid.count[across], low[across], high[across]
     marks = []
-    for i in np.flatnonzero(grid.cell[:, 0 if by_data else 1] == level):
+    for i in np.flatnonzero(grid.cell[:, 0 if by_data else 1] == level) if not task.stated else ():
         x = float(x_levels[grid.cell[i, 1 if by_data else 0]])
         marks.append(Mark(x, float(grid.score[i]), run_tip(study, task, int(i), float(grid.score[i])), "run"))
     seen = np.flatnonzero(count > 0)
@@ -78,6 +83,15 @@ def _series(study: Study, task: Task, axis: str, level: int, name: str) -> Serie
         where = plural(task.amount_names[k], study.unit) if by_data else task.size_names[k]
         interval = f" [{number(below[k])}, {number(above[k])}]" if np.isfinite(below[k]) else ""
         tip = f"{name}, {where}: {number(mean[k])}{interval}, mean of {plural(int(count[k]), 'run')}"
+        if task.stated:
+            mine = grid.cell[:, 0 if by_data else 1] == level
+            rows = np.flatnonzero(mine & (grid.cell[:, 1 if by_data else 0] == k))
+            tip = "; ".join(
+                [
+                    f"{name}, {where}: {number(mean[k], decimals(resolution(study)))}",
+                    *(_origin(task.runs[i]) for i in rows),
+                ]
+            )
         marks.append(Mark(float(x_levels[k]), float(mean[k]), tip, "mean"))
     lines, bands = _curves(task, axis, level, x_levels)
     if not lines and len(seen) > 1:
@@ -191,6 +205,11 @@ def run_tip(study: Study, task: Task, i: int, value: float) -> str:
     return f"{task.size_names[size]}, {plural(task.amount_names[amount], study.unit)}: {number(value)}, {who(task.runs[i])}"
 
 
+def _origin(row: Row) -> str:
+    """Of a stated score: its line in the table, where it comes from, and what is noted about it."""
+    return "; ".join(part for part in (row["run_id"].partition(":")[0], row["estimator"]) if part)
+
+
 def who(row: Row) -> str:
     """Seed, order of sessions and name of a run, as far as the ledger has them."""
     seed = f"seed {row['seed']}, " if row["seed"] is not None else ""
@@ -200,6 +219,8 @@ def who(row: Row) -> str:
 
 def _caption(task: Task, axis: str, has_curve: bool) -> str:
     _, freedom, source = task.grid.noise
+    if task.stated and not has_curve:
+        return "Marks: stated scores, joined where one axis alone changes. No band and no curve: nothing tells their noise."
     points = "Small open marks: single runs (seeds). " if task.grid.seed_noise[1] else ""
     if not has_curve:
         band = (

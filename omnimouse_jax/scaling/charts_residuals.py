@@ -42,7 +42,7 @@ def expectation(task: Task) -> tuple[Fit | None, str]:
 def residual_charts(study: Study, task: Task) -> tuple[Chart, ...]:
     """Seen - expected of every run against parameters, data, expected score, seed, order of sessions and session."""
     source, _ = expectation(task)
-    if source is None:
+    if source is None or task.stated:
         return ()
     grid = task.grid
     expected = source.predict(np.stack([grid.parameters, grid.data], 1))

@@ -88,7 +88,7 @@ def _of_task(study: Study, task: Task) -> Iterator[tuple[str, tuple[Chart, ...]]
         yield name, (one,) if one is not None else ()
     yield "residuals", residual_charts(study, task)
     yield "data-axes", axis_charts(study, task)
-    yield "sessions", session_charts(study, task)
+    yield "sessions", session_charts(study, task) if not task.stated else ()
     yield "animals", animal_charts(study, task)
 
 

@@ -5,23 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.pages.marks import number, plural
+from omnimouse_jax.pages.marks import plural
+from omnimouse_jax.scaling.analysis import Study
 from omnimouse_jax.scaling.analysis_axes import DATA_AXES
 from omnimouse_jax.scaling.analysis_cells import human
 from omnimouse_jax.scaling.ledger import BY_NAME, COLUMNS, DONE, FAILED, VERSION, Row
 from omnimouse_jax.scaling.outside import Table, as_number, read_table
-
-if TYPE_CHECKING:
-    from omnimouse_jax.scaling.analysis import Study, Task
+from omnimouse_jax.scaling.words_stated import (
+    decimals,
+    per_doubling_told,
+    provenance,
+    resolution,
+    source_and_note,
+    sources_told,
+)
 
 METRIC = "stated_score"
-#: Columns of the ledger that an outside table may fill.
-GIVEN = ("size", "n_params_core", *DATA_AXES, "task", "score", "seed", "session", "animal", "flops", "estimator")
+EXAMPLE = "size=model,n_params_core=params,n_sessions=sessions,task=task,score=value"
+#: Where a score comes from; taken from table columns of these names without being asked.
+ORIGIN = ("source", "note")
+#: What an outside table may fill.
+GIVEN = (
+    "size",
+    "n_params_core",
+    *DATA_AXES,
+    "task",
+    "score",
+    "seed",
+    "session",
+    "animal",
+    "flops",
+    "estimator",
+    *ORIGIN,
+)
 SESSION = "as stated"
 
 
@@ -44,16 +64,18 @@ def rows_of_table(path: Path, columns: Mapping[str, str], where: str = "") -> li
 
     `columns`: ledger column -> table column; n_params_core, a measure of data and score are needed. `where`: a condition on the
     table's columns. A line without a number on an axis or as score becomes a row that says so and is listed on the page; the same
-    number stated twice for one cell is kept once. UserError: a column that is not there, no line left.
+    number stated twice for one cell is kept once, with both sources.
+    Columns called source or note come along. UserError: a column that is not there, no line left.
     """
     axes = [name for name in DATA_AXES if name in columns]
     lacking = [name for name in ("n_params_core", "score") if name not in columns] + ([] if axes else ["n_sessions"])
     if lacking:
         raise UserError(
             f"table {path}: --columns does not name {lacking[0]}",
-            way_out="for example --columns size=model,n_params_core=params,n_sessions=sessions,task=task,score=value",
+            way_out=f"for example --columns {EXAMPLE}",
         )
     table = read_table(path)
+    columns = {name: name for name in ORIGIN if name in table.names} | dict(columns)
     scores = columns["score"].split("|")
     sources = {source for name, source in columns.items() if name != "score"} | set(scores)
     at = {source: table.index(source, "--columns") for source in sources}
@@ -61,7 +83,7 @@ def rows_of_table(path: Path, columns: Mapping[str, str], where: str = "") -> li
     if not wanted.any():
         raise UserError(f"table {path}: no line for which {where}", way_out="try another --where")
     out: list[Row] = []
-    seen: set[tuple[object, ...]] = set()
+    seen: dict[tuple[object, ...], Row] = {}
     for i in np.flatnonzero(wanted):
         for score in scores:
             line = table.rows[i]
@@ -70,22 +92,25 @@ def rows_of_table(path: Path, columns: Mapping[str, str], where: str = "") -> li
             key = tuple(row[name] for name in ("size", "n_params_core", *axes, "task", "session", "seed", "score"))
             if row["state"] != DONE or key not in seen:
                 out.append(row)
-            seen.add(key)
+                seen[key] = row
+                continue
+            again, known = source_and_note(row)[0], seen[key]
+            if again and again != source_and_note(known)[0]:
+                known["estimator"] += f"; also stated by {again}"
     return out
 
 
 def limits(study: Study) -> list[str]:
     """What numbers without runs behind them can and cannot tell, from the numbers themselves."""
-    scores = [row["score"] for row in study.rows if row["state"] == DONE]
-    digits = max(_decimals(value) for value in scores)
-    step = 10.0**-digits
+    step = resolution(study)
     out = [
-        f"Stated to {plural(digits, 'decimal')}: two numbers must differ by {step:g} or more to differ at all. Brackets "
+        f"Stated to {plural(decimals(step), 'decimal')}: two numbers must differ by {step:g} or more to differ at all. Brackets "
         "below hold only this rounding.",
+        *sources_told(study),
     ]
     if all(task.grid.count.max() <= 1 for task in study.tasks):
         out.append(
-            "No seeds and no sessions: nothing tells the noise of a run or of a mouse, so no difference here has an interval."
+            "No seeds, no scores by session: nothing tells the noise of a run or of a mouse, so no difference here has an interval."
         )
     amounts = sorted({float(v) for task in study.tasks for v in task.grid.amounts})
     if len(amounts) < 4:
@@ -94,7 +119,17 @@ def limits(study: Study) -> list[str]:
             f"{plural(len(amounts), 'amount')} of data ({told} {study.unit}s): no exponent of data, no plateau, no "
             "verdict can follow from them."
         )
-    out += [line for task in study.tasks if (line := _per_doubling(study, task, step))]
+    for task in study.tasks:
+        slopes = {axis: per_doubling_told(study, task, axis, step) for axis in ("data", "parameters")}
+        parts = [f"{axis} {words}" for axis, words in slopes.items() if words]
+        if parts:
+            out.append(
+                f"{task.name[0].upper()}{task.name[1:]}, per doubling (slope in log2 through all its cells): {'; '.join(parts)}."
+            )
+    if any(task.data_gain and task.parameter_gain for task in study.tasks):
+        out.append(
+            "Gains of data and of parameters stand over different ranges at different corners: they are no ratio."
+        )
     drawn = {task.name for task in study.tasks if task.data_gain is None and task.parameter_gain is None}
     if drawn:
         out.append(
@@ -108,34 +143,13 @@ def limits(study: Study) -> list[str]:
     return out
 
 
-def _per_doubling(study: Study, task: Task, step: float) -> str:
-    """Gain per doubling on each axis with its rounding, and over which cells; empty where only one axis was varied."""
-    grid = task.grid
-    parts = []
-    for axis, levels, noun in (("data", grid.amounts, "data"), ("parameters", grid.sizes, "parameters")):
-        count = grid.count if axis == "data" else grid.count.T
-        row = max(range(len(count)), key=lambda i: (int((count[i] > 0).sum()), i))
-        there = [int(j) for j in range(len(levels)) if count[row, j] > 0]
-        if len(there) < 2:
-            return ""
-        mean = grid.mean if axis == "data" else grid.mean.T
-        doublings = math.log2(levels[there[-1]] / levels[there[0]])
-        gain = float(mean[row, there[-1]] - mean[row, there[0]])
-        low, high = ((gain + s * step) / doublings for s in (-1, 1))
-        at = task.size_names[row] if axis == "data" else plural(task.amount_names[row], study.unit)
-        names = task.amount_names if axis == "data" else task.size_names
-        parts.append(
-            f"{noun} {number(gain / doublings, 4, signed=True)} [{number(low, 4)}, {number(high, 4)}] "
-            f"({names[there[0]]} to {names[there[-1]]} at {at})"
-        )
-    return f"{task.name[0].upper()}{task.name[1:]}, per doubling: {'; '.join(parts)}. Different ranges at different corners."
-
-
 def _row(table: Table, i: int, fields: Mapping[str, str], score: str, wide: bool) -> Row:
     """One line of the table, `fields` by ledger column."""
     row: Row = {c.name: "" if c.kind is str else None for c in COLUMNS}
     lacking = ""
     for name, text in fields.items():
+        if name in ORIGIN:
+            continue
         kind = BY_NAME[name].kind
         if kind is str:
             row[name] = text
@@ -159,12 +173,8 @@ def _row(table: Table, i: int, fields: Mapping[str, str], score: str, wide: bool
         "task": task,
         "metric": METRIC,
         "session": row["session"] or SESSION,
+        "estimator": provenance(fields.get("source", ""), fields.get("note", ""), row["estimator"]),
     }
     if row["n_sessions"] is None:
         row["n_sessions"] = next((round(row[a]) for a in DATA_AXES if row[a]), None)  # a level is a level
     return row
-
-
-def _decimals(value: float) -> int:
-    text = repr(float(value))
-    return len(text.split(".")[1]) if "." in text and "e" not in text and not text.endswith(".0") else 0

@@ -11,6 +11,7 @@ from omnimouse_jax.pages.marks import plural
 from omnimouse_jax.scaling import page_lists, page_task
 from omnimouse_jax.scaling.analysis import Study
 from omnimouse_jax.scaling.analysis_axes import DATA_AXES
+from omnimouse_jax.scaling.analysis_worth import NEXT_SESSIONS, REACH
 from omnimouse_jax.scaling.charts_compute import rate_chart
 from omnimouse_jax.scaling.charts_worth import Forest, doubling_forest, next_forest
 from omnimouse_jax.scaling.ledger import FAILED, Row
@@ -22,12 +23,16 @@ from omnimouse_jax.scaling.words import headline, interval_note, title
 @dataclasses.dataclass(frozen=True)
 class Made:
     """How the page came about: shown on it. `moment`: when the ledger was read, told only of partial results; `every`: seconds
-    after which a newer page may be there, for a sweep that runs; `checksum`: SHA-256 of the ledger beside the page."""
+    after which a newer page may be there, for a sweep that runs; `checksum`: SHA-256 of the ledger beside the page;
+    `inputs`: name and SHA-256 of the files that were read;
+    `where`: the condition that picked their rows."""
 
     commands: Sequence[str] = ()
     checksum: str = ""
+    inputs: Sequence[tuple[str, str]] = ()
     moment: str = ""
     every: int = 0
+    where: str = ""
 
 
 def build(study: Study, heading: str, made: Made | Sequence[str] = ()) -> str:
@@ -44,9 +49,10 @@ def build(study: Study, heading: str, made: Made | Sequence[str] = ()) -> str:
         _rates(study),
         page_lists.left_out(study),
         page_lists.words(study),
-        page_lists.reproduce(study, told.commands, told.checksum),
+        page_lists.reproduce(study, told.commands, told.checksum, told.inputs),
         "</main>",
-        "<footer>Made by omnimouse_jax from a ledger alone. This file needs no network and sends nothing.</footer>",
+        f"<footer>Made by omnimouse_jax from a {'table' if study.outside else 'ledger'} alone. "
+        "This file needs no network and sends nothing.</footer>",
     ]
     return document(heading, body, refresh=told.every if study_runs(study.missing) else 0)
 
@@ -60,11 +66,14 @@ def _header(study: Study, heading: str, made: Made) -> str:
     first = study.tasks[0]
     _, noun = DATA_AXES[study.data_axis]
     facts = f"Model sizes {', '.join(first.size_names)}; {noun} {', '.join(first.amount_names)}"
-    if not study.outside:
+    if study.outside:
+        facts = f"{plural(len(study.runs), 'stated score')}. Sizes as named: {facts.removeprefix('Model sizes ')}"
+    else:
         facts = (
             f"{plural(len(study.runs), 'scored run')}. {facts}; scored on {plural(len(first.sessions), 'evaluation session')} of "
             f"{plural(len(set(first.grid.animals)), 'animal')}, the same for every run"
         )
+    facts += f". Only rows for which {made.where}" if made.where else ""
     nav = "".join(
         f'<a href="#{key}">{name}</a>'
         for key, name in (
@@ -120,7 +129,7 @@ def _cards(study: Study) -> str:
         told = f'<span class="told">{escape(sentence)}</span>' if sentence else ""
         cards.append(
             f'<a class="card" href="#{task.key}"><span class="task">{escape(task.name)}</span>'
-            f'<span class="verdict">{escape(title(task))}</span>{told}<dl>{items}</dl></a>'
+            f'<span class="verdict">{escape(title(task, study))}</span>{told}<dl>{items}</dl></a>'
         )
     note = "" if study.outside else f"Scores are correlations. {interval_note(study.tasks[0])}"
     return f'<div class="cards">{"".join(cards)}</div><p class="note">{escape(note)}</p>'
@@ -138,9 +147,9 @@ def _overview(study: Study) -> str:
     if not forest.rows:
         return ""
     return (
-        "<h2>What a doubling is worth</h2><p>Gain of score from twice the data (circles) and from twice the core "
-        "parameters (squares): slopes of a straight line in log2 through the cell means, averaged over the other axis. "
-        f"No curve is assumed.</p>{_forest(forest, bars=not study.outside)}"
+        "<h2>What a doubling is worth</h2><p>Gain of score from twice the data (circles) and from twice the "
+        "parameters (squares): slopes of a straight line in log2 through all cell means, averaged over the other axis. "
+        f"No curve is assumed.</p>{_forest(forest)}"
     )
 
 
@@ -151,24 +160,33 @@ def _next_step(study: Study) -> str:
         return ""
     priced = [task for task in study.tasks if task.prospects is not None]
     data = next(t.prospects.data.name for t in priced if t.prospects is not None)
+    short = (
+        f" No more than {data.removeprefix('next ')}, because nothing is said beyond {REACH} times the largest amount."
+    )
+    near = "" if data.startswith(f"next {NEXT_SESSIONS} ") else short
     return (
         f'<h2 id="next-step">What comes next: {escape(data.removeprefix("next "))} more, or twice the parameters</h2>'
         f"<p>Expected gain from the largest cell on: of the {escape(data)} (circles) and of the next doubling of core "
         "parameters (squares), "
-        "from the joint fit where there is one, else from straight lines.</p>"
+        f"from the joint fit where there is one, else from straight lines.{escape(near)}</p>"
         f"{_forest(forest)}{page_task.prices(priced)}"
     )
 
 
-def _forest(forest: Forest, bars: bool = True) -> str:
-    caption = (
-        "Thick bar: 95 % for these sessions (run noise). Thin bar: 95 % for new sessions or animals, with the run noise "
-        "in it; an arrow: "
-        "it goes on. Headlines speak of these sessions (thick bar); a thin bar that crosses zero: not shown for new ones."
-        if bars
-        else "No bars: the table tells no noise."
-    )
-    return f"<figure>{render_forest(forest)}<figcaption>{caption}</figcaption></figure>"
+def _forest(forest: Forest) -> str:
+    these, new = (any(getattr(row, name) is not None for row in forest.rows) for name in ("these", "new"))
+    parts = []
+    if these:
+        parts.append("Thick bar: 95 % for these sessions (run noise).")
+    if new:
+        noise = ", with the run noise in it" if these else "; run noise is unknown and not in it"
+        parts.append(f"Thin bar: 95 % for new sessions or animals{noise}; an arrow: it goes on.")
+    if these and new:
+        parts.append(
+            "Headlines speak of these sessions (thick bar); a thin bar that crosses zero: not shown for new ones."
+        )
+    caption = " ".join(parts) or "No bars: nothing tells the noise."
+    return f"<figure>{render_forest(forest)}{render_forest(forest, narrow=True)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _rates(study: Study) -> str:

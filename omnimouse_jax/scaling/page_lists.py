@@ -13,6 +13,9 @@ from omnimouse_jax.scaling.analysis import Study
 from omnimouse_jax.scaling.exclude import FAILED_RULE, OVERFIT, RULES, UNFINISHED_RULE, Exclusion
 from omnimouse_jax.scaling.words_define import definitions
 
+#: Columns of the ledger that a stated score fills in its own way.
+STATED = {"run_id": "line, size, task", "n_params_core": "parameters", "estimator": "source and note"}
+
 
 def progress(study: Study) -> str:
     """Scored runs of all runs, for every size and amount that the ledger names; a state of a sweep at a glance."""
@@ -48,15 +51,24 @@ def ledger_runs(study: Study) -> list[ledger.Row]:
 
 def left_out(study: Study) -> str:
     """Every point that a rule took out of the fits, rule by rule, with its reason; and what is only marked."""
-    head = '<h2 id="left-out">Failed and excluded cells</h2>'
+    head = f'<h2 id="left-out">{"Lines that are not drawn" if study.outside else "Failed and excluded cells"}</h2>'
     excluded, marked = study.selected.excluded, study.selected.overfit
     kept_marks = marks_only(study)
     if not excluded and not marked:
-        return f"{head}<p>None: every cell in the ledger finished and is in the numbers.</p>"
+        none = (
+            "every line of the table is drawn"
+            if study.outside
+            else "every cell in the ledger finished and is in the numbers"
+        )
+        return f"{head}<p>None: {none}.</p>"
     out = [head]
     if excluded:
-        told = "lines of the table" if study.outside else "runs"
-        out.append(f"<p>These {told} are in no fit and no mean on this page, by rule.</p>")
+        told = (
+            "lines of the table are not drawn"
+            if study.outside
+            else "runs are in no fit and no mean on this page, by rule"
+        )
+        out.append(f"<p>These {told}.</p>")
     for rule in RULES:
         found = [e for e in excluded if e.rule == rule]
         if found:
@@ -74,8 +86,10 @@ def marks_only(study: Study) -> list[Exclusion]:
 
 
 def _listed(study: Study, found: Sequence[Exclusion], head: str, opened: bool) -> str:
-    names = ("run_id", "size", study.data_axis, "seed", "data_order")
-    titles = ("run", "size", f"{study.unit}s", "seed", "order")
+    names: tuple[str, ...] = ("run_id", "size", study.data_axis, "seed", "data_order")
+    titles: tuple[str, ...] = ("run", "size", f"{study.unit}s", "seed", "order")
+    if study.outside:
+        names, titles = names[:3], ("line", *titles[1:3])
     why = "cause" if found[0].rule in (FAILED_RULE, UNFINISHED_RULE) else "why"
     body = "".join(
         "<tr>"
@@ -96,14 +110,15 @@ def words(study: Study) -> str:
     return f'<h2 id="definitions">Definitions</h2><dl class="words">{listed}</dl>'
 
 
-def reproduce(study: Study, commands: Sequence[str], checksum: str) -> str:
-    """Commands, versions, hashes."""
+def reproduce(study: Study, commands: Sequence[str], checksum: str, inputs: Sequence[tuple[str, str]] = ()) -> str:
+    """Commands, versions, hashes. `inputs`: name and SHA-256 of every file that was read."""
     runs = study.runs
 
     def distinct(name: str) -> str:
         found = sorted({str(r[name]) for r in runs if r.get(name) not in ("", None)})
         return ", ".join(found) or "not recorded"
 
+    read = [(f"{name}, SHA-256", digest) for name, digest in inputs]
     shown = list(commands) or [c for c in sorted({str(r.get("command") or "") for r in runs}) if c][:20]
     facts = [
         ("study", study.name),
@@ -117,9 +132,12 @@ def reproduce(study: Study, commands: Sequence[str], checksum: str) -> str:
         ("data orders", distinct("data_order")),
         ("ledger", f"version {ledger.VERSION}, {len(study.rows)} rows"),
     ]
+    if study.outside:
+        facts = [("table", study.name), ("page made by", f"omnimouse_jax {__version__}"), *facts[-1:]]
+    facts += read
     if checksum:
         facts.append(("ledger.csv, SHA-256", checksum))
-    names = (
+    names: tuple[str, ...] = (
         "run_id",
         "size",
         "n_params_core",
@@ -131,13 +149,17 @@ def reproduce(study: Study, commands: Sequence[str], checksum: str) -> str:
         "seconds",
         "config_hash",
     )
-    head = "".join(f"<th>{escape(n)}</th>" for n in names)
+    every = f"All {len(runs)} runs with their configuration hashes"
+    if study.outside:
+        names = ("run_id", "n_params_core", study.data_axis, "score", "estimator")
+        every = f"All {len(runs)} stated scores and where they come from"
+    head = "".join(f"<th>{escape(STATED.get(n, n) if study.outside else n)}</th>" for n in names)
     body = "".join("<tr>" + "".join(f"<td>{escape(plain(r[n]))}</td>" for n in names) + "</tr>" for r in runs)
     listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
     return (
         f'<h2 id="reproduce">How to reproduce</h2><pre><code>{escape(chr(10).join(shown))}</code></pre>'
         f'<dl class="words">{listed}</dl><details class="long">'
-        f"<summary>All {len(runs)} runs with their configuration hashes</summary>"
+        f"<summary>{every}</summary>"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
     )
 

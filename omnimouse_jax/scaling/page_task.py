@@ -23,6 +23,10 @@ from omnimouse_jax.scaling.charts_residuals import axis_charts, expectation, res
 from omnimouse_jax.scaling.exclude import OVERFIT, point
 from omnimouse_jax.scaling.svg import legend_swatch, render
 from omnimouse_jax.scaling.words import bracket, digits_for, interval_note, sentences, title
+from omnimouse_jax.scaling.words_stated import decimals, resolution
+
+#: Warnings that speak of runs, which stated scores are not.
+OF_RUNS = ("single_seed", "single_seed_at_top", "single_order", "missing_cells")
 
 
 def section(study: Study, task: Task) -> str:
@@ -33,7 +37,10 @@ def section(study: Study, task: Task) -> str:
     )
     compute, plane = compute_chart(study, task), plane_chart(study, task)
     pair = figure(compute, "Score against training compute") if compute is not None else _absent(
-        "Score against training compute", "Not drawn: the ledger has no FLOPs for these runs (column flops)."
+        "Score against training compute",
+        "Not drawn: the table states no FLOPs."
+        if task.stated
+        else "Not drawn: the ledger has no FLOPs for these runs (column flops).",
     )  # fmt: skip
     pair += figure(plane, "Data and parameters together") if plane is not None else _absent(
         "Data and parameters together", f"No contours: {task.joint.refusal or 'there is no joint fit'}."
@@ -41,7 +48,7 @@ def section(study: Study, task: Task) -> str:
     told, *more = sentences(task, study)
     return (
         f'<section id="{task.key}"><h2>{escape(task.name)}</h2>'
-        f'<p class="verdict task-verdict">{escape(title(task))}</p><p class="key">{escape(told)}</p>'
+        f'<p class="verdict task-verdict">{escape(title(task, study))}</p><p class="key">{escape(told)}</p>'
         f"{''.join(f'<p>{escape(s)}</p>' for s in more)}{_how(task)}"
         f'<div class="pair">{curves}</div><div class="pair">{pair}</div>'
         f"{_care(study, task)}{_numbers(study, task)}{_fits(task)}{_multiples(study, task)}{_residuals(study, task)}"
@@ -103,7 +110,8 @@ def _price_cells(option: Option, flops: float) -> str:
         if cost is None:
             cells.append('<td><span class="of">not known</span></td>')
         elif cost <= 0:
-            cells.append(f'<td>no cost<span class="of">0 {told}</span></td>')
+            free = unit == 1.0 and option.recorded_hours == 0 and len(cells) == 2  # a larger model needs no recording
+            cells.append(f'<td><span class="of">{"no recording needed" if free else "not known"}</span></td>')
         else:
             each = f"{worth.estimate / cost * unit:+.1e}".replace("-", "\u2212")
             cells.append(f'<td>{each}<span class="of">{_cost(cost)} {told}</span></td>')
@@ -119,6 +127,8 @@ def _absent(head: str, why: str) -> str:
 
 
 def _how(task: Task) -> str:
+    if task.stated:
+        return f'<p class="note">{escape(interval_note(task))}</p>'
     estimator = f" Estimator: {task.estimator}." if task.estimator else ""
     tier = f" Scored on {task.tier} trials." if task.tier else ""
     holdout = f" What is new to the model: {HOLDOUTS[task.holdout][1]}." if task.holdout in HOLDOUTS else ""
@@ -127,7 +137,7 @@ def _how(task: Task) -> str:
         if task.above is not None
         else ""
     )
-    if task.ceiling is not None and task.grid.count[-1, -1]:
+    if task.ceiling is not None and task.grid.count[-1, -1] and task.grid.mean[-1, -1] > 0:
         share = f"{number(float(task.grid.mean[-1, -1]) / task.ceiling, 2)} of the ceiling {number(task.ceiling)}"
         how = f" ({task.ceiling_estimator})" if task.ceiling_estimator else ""
         above += f" The largest cell reaches {share}{how}."
@@ -136,7 +146,8 @@ def _how(task: Task) -> str:
 
 
 def _care(study: Study, task: Task) -> str:
-    items = [*(flag.words[0].upper() + flag.words[1:] + "." for flag in task.flags), *task.notes, *study.selected.notes]
+    flags = [flag for flag in task.flags if not (task.stated and flag.code in OF_RUNS)]
+    items = [*(flag.words[0].upper() + flag.words[1:] + "." for flag in flags), *task.notes, *study.selected.notes]
     mine = {point(row) for row in task.runs}
     if task.joint.fit is not None and not task.grid.count[-1, -1]:
         items.append(
@@ -162,11 +173,14 @@ def _numbers(study: Study, task: Task) -> str:
         cells = []
         for j in range(len(task.amount_names)):
             if not grid.count[i, j]:
-                cells.append('<td class="soft">no run</td>')
+                cells.append(f'<td class="soft">{"not stated" if task.stated else "no run"}</td>')
                 continue
             mine = np.flatnonzero((grid.cell[:, 0] == i) & (grid.cell[:, 1] == j))
             over = " \u2020" if any(point(task.runs[int(r)]) in fat for r in mine) else ""
             more = f"[{number(low[i, j])}, {number(high[i, j])}] " if low[i, j] == low[i, j] else ""
+            if task.stated and grid.count[i, j] == 1:
+                cells.append(f"<td>{number(grid.mean[i, j], decimals(resolution(study)))}</td>")
+                continue
             cells.append(
                 f"<td>{number(grid.mean[i, j])}{over}<br>"
                 f'<span class="soft">{more}n\u202f=\u202f{int(grid.count[i, j])}</span></td>'
@@ -175,9 +189,16 @@ def _numbers(study: Study, task: Task) -> str:
             f'<tr><th>{escape(size)} <span class="soft">{human(float(grid.sizes[i]))}</span></th>{"".join(cells)}</tr>'
         )
     dagger = " \u2020 over-fit." if any("\u2020" in row for row in body) else ""
+    what = (
+        "Scores as stated."
+        if task.stated
+        else "Score per cell: mean, 95 % interval for these sessions, number of runs."
+        if task.noise_known
+        else "Score per cell: mean, number of runs. No intervals: the noise of a run is unknown."
+    )
     data = urllib.parse.quote(tables.cells_csv(study, task))
     return (
-        f'<p class="note">Score per cell: mean, 95 % interval for these sessions, number of runs.{dagger} '
+        f'<p class="note">{what}{dagger} '
         f'<a download="{task.key}-cells.csv" href="data:text/csv;charset=utf-8,{data}">As CSV</a></p><div class="scroll"><table>'
         f"<thead><tr><th>model</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -66,11 +66,12 @@ def compare(x: Array, y: Array, *, score: bool, ceiling: float = 1.0, response: 
         curved,
     )
     noise = _pure_noise(x, np.log(y) if response == "log" else y)
+    possible = [form for form in forms if len(y) > len(form.parameters)]
+    bests = [fit(form, x, y, delta=np.inf, grid=12) for form in possible]
+    if noise is None and bests:  # no repeats: what the form that fits best leaves over, not each form's own misfit
+        noise = min(best.rmse * np.sqrt(best.n / (best.n - len(best.theta))) for best in bests) or None
     candidates = []
-    for form in forms:
-        if len(y) <= len(form.parameters):
-            continue
-        best = fit(form, x, y, delta=np.inf, grid=12)
+    for form, best in zip(possible, bests, strict=True):
         held = tuple(h for axis in range(k) if (h := _hold_out(form, x, y, axis, noise)) is not None)
         wide = tuple(h for axis in range(k) if (h := _hold_out(form, x, y, axis, noise, 2)) is not None)
         candidates.append(Candidate(form.name, best, _aicc(best), held, wide, cell_error(best, x)))

@@ -14,7 +14,7 @@ from scipy import stats
 
 from omnimouse_jax.scaling.fit import Fit, Flag, fit, predict
 from omnimouse_jax.scaling.forms import Array, Form, PowerSum, make_form
-from omnimouse_jax.scaling.grid import Grid
+from omnimouse_jax.scaling.grid import MIN_DECADES, Grid
 from omnimouse_jax.scaling.uncertainty import (
     LEVEL,
     Bootstrap,
@@ -191,12 +191,20 @@ def judge(
     free = free_ratio(grid)
     blank = Verdict(NONE, "", free_ratio=free.ratio if free else None, free=free)
     flags = design_flags(grid)
+    if grid.is_flat() and not grid.noise[1]:
+        refusal = (
+            "the noise of runs is not known, and the cells differ by no more than a plane through them leaves over"
+        )
+        return Joint(
+            None, None, flags, refusal, dataclasses.replace(blank, words=f"No verdict: {refusal}. Train more seeds.")
+        )
     if grid.is_flat():
         told = dataclasses.replace(blank, name=FLAT, words=NO_RETURN)
         return Joint(None, None, flags, "the cells do not differ beyond noise", told)
     narrow = [why for axis in ("data", "parameters") if (why := grid.too_narrow(axis))]
     if narrow:
-        refusal = "no exponent: range too narrow (" + "; ".join(narrow) + ")"
+        wide = all(grid.span(axis)[1] >= MIN_DECADES[axis] for axis in MIN_DECADES if grid.too_narrow(axis))
+        refusal = f"no exponent: {'too few levels' if wide else 'range too narrow'} (" + "; ".join(narrow) + ")"
         words = f"No verdict on data against parameters, and {refusal}."
         return Joint(None, None, flags, refusal, dataclasses.replace(blank, words=words))
     refusal = refuse or next((flag.words for flag in flags if flag.refuse), "")

@@ -11,6 +11,14 @@ from omnimouse_jax.scaling.analysis_worth import Estimate
 from omnimouse_jax.scaling.grid import MIN_DECADES, MIN_LEVELS, Gain
 from omnimouse_jax.scaling.uncertainty import Interval
 from omnimouse_jax.scaling.verdict import DATA, FLAT, NONE, PARAMETERS, UNDECIDED
+from omnimouse_jax.scaling.words_stated import (
+    decimals,
+    directions,
+    doubling_value,
+    per_doubling,
+    resolution,
+    stated_sentences,
+)
 
 TITLES = {
     DATA: "Data-limited",
@@ -76,21 +84,19 @@ def effect(gain: Gain | None) -> str:
     return "hurt" if interval.high < 0 else "made no measurable difference"
 
 
-def title(task: Task) -> str:
+def title(task: Task, study: Study) -> str:
     """The headline of a task: its verdict, or what the cells show where there is none."""
+    step = resolution(study) if task.stated else 0.0
     name = task.joint.verdict.name
+    if task.stated and name == NONE:
+        return directions(task, step, "stated") or "Nothing to compare: neither axis was varied alone"
     if name != NONE:
         return TITLES[name]
     gains = task.data_gain or task.data_step, task.parameter_gain or task.parameter_step
     if gains == (None, None):
         return "Nothing to compare: neither axis was varied alone"
-    if task.metric == "stated_score":
-        ups = [
-            n
-            for n, g in zip(("with more data", "with bigger models"), gains, strict=True)
-            if g is not None and g.estimate > 0
-        ]
-        return f"Stated higher {' and '.join(ups)}" if ups else "Stated no higher with more data or bigger models"
+    if not task.noise_known:
+        return f"{directions(task, 0.0, 'scored')}; noise unknown"
     data, size = effect(gains[0]), effect(gains[1])
     if data == size:
         return f"More data and bigger models {data}"
@@ -124,12 +130,18 @@ def exchange_told(exchange: Estimate, unit: str) -> str:
 def headline(task: Task, study: Study) -> tuple[str, list[tuple[str, str]]]:
     """Of a card: one sentence with its number and interval (or none), and a few numbers by name."""
     verdict, prospects = task.joint.verdict, task.prospects
-    best = number(float(task.grid.mean[-1, -1])) if task.grid.count[-1, -1] else "no run"
-    rows = [("largest cell", best)]
+    rows = [("largest cell", largest_cell(task, study))]
+    if study.outside:
+        step = resolution(study)
+        for name, axis in (("2\u00d7 data", "data"), ("2\u00d7 parameters", "parameters")):
+            found = per_doubling(task, axis, step)
+            if found is not None:
+                rows.append((name, doubling_value(*found)))
+        return "", rows
     if verdict.ratio is None or verdict.interval is None:
         for name, gain in (("2\u00d7 data", task.data_gain), ("2\u00d7 parameters", task.parameter_gain)):
             if gain is not None:
-                rows.append((name, number(gain.estimate, 4, signed=True) if study.outside else told(gain)))
+                rows.append((name, told(gain)))
         return "", rows
     sentence = (
         f"Twice the data gains {ratio_told(verdict.ratio, verdict.interval)} times what twice the parameters gains"
@@ -146,8 +158,17 @@ def headline(task: Task, study: Study) -> tuple[str, list[tuple[str, str]]]:
     return f"{sentence}.", rows
 
 
+def largest_cell(task: Task, study: Study) -> str:
+    """Score of the largest model at the largest amount."""
+    if not task.grid.count[-1, -1]:
+        return "not stated" if task.stated else "no run"
+    return number(float(task.grid.mean[-1, -1]), decimals(resolution(study)) if task.stated else 3)
+
+
 def sentences(task: Task, study: Study) -> list[str]:
     """The few sentences under the headline."""
+    if study.outside:
+        return [task.joint.verdict.words, *stated_sentences(study, task)]
     verdict, prospects = task.joint.verdict, task.prospects
     out = [verdict.words]
     if prospects is not None and prospects.exchange is not None:
@@ -160,7 +181,7 @@ def sentences(task: Task, study: Study) -> list[str]:
         out.append(
             f"Of what is left to gain in this law, {parts[1]} would come from more data and {parts[0]} from more parameters."
         )
-    out += [] if study.outside else to_be_sure(task, study)
+    out += to_be_sure(task, study)
     amounts, sizes = task.amount_names, task.size_names
     if task.data_step is not None:
         out.append(
@@ -225,6 +246,7 @@ def _wanted_levels(task: Task, study: Study, axis: str) -> str:
     noun, unit = ("amount", f"{study.unit}s") if axis == "data" else ("model size", "core parameters")
     reach = float(values[0]) * 10**need
     far = f" up to {human(math.ceil(reach))} {unit} or more" if decades < need - 1e-9 else ""
+    far += " (which the store must have)" if far and axis == "data" else ""
     return f"{plural(max(more, 1), f'more {noun}')}{far}" if more != 1 or far else f"1 more {noun}"
 
 
@@ -232,6 +254,8 @@ def interval_note(task: Task) -> str:
     """What the headline's brackets are over."""
     gain = task.data_step or task.parameter_step or task.data_gain or task.parameter_gain
     interval = best_interval(gain) if gain else None
+    if interval is None and task.stated:
+        return "No intervals: nothing tells the noise of these scores."
     if interval is None:
         return "No intervals: there is one run per cell and one evaluation session."
     return f"Brackets: 95 % for {interval.over} ({interval.method})."
@@ -240,20 +264,20 @@ def interval_note(task: Task) -> str:
 def summary_lines(study: Study) -> list[str]:
     """At most ten lines for a terminal."""
     first = study.tasks[0]
+    scored = "" if study.outside else f", {plural(len(first.sessions), 'evaluation session')}"
     lines = [
-        f"{study.name}: {plural(len(study.runs), 'run')}, {plural(len(first.size_names), 'size')} "
-        f"({', '.join(first.size_names)}) x {plural(len(first.amount_names), 'amount')} of data "
-        f"({', '.join(first.amount_names)} {study.unit}s), {plural(len(first.sessions), 'evaluation session')}"
+        f"{study.name}: {plural(len(study.runs), 'stated score' if study.outside else 'run')}, "
+        f"{plural(len(first.size_names), 'size')} ({', '.join(first.size_names)}) x "
+        f"{plural(len(first.amount_names), 'amount')} of data ({', '.join(first.amount_names)} {study.unit}s){scored}"
     ]
     room = 10 - 1 - 1 - (1 if study.missing else 0)
     detail = 2 * len(study.tasks) <= room
     shown = study.tasks if detail or len(study.tasks) <= room else study.tasks[: room - 1]
     for task in shown:
-        top = number(float(task.grid.mean[-1, -1])) if task.grid.count[-1, -1] else "no run"
-        lines.append(f"{task.name}: {title(task)} (largest model and amount: {top})")
+        lines.append(f"{task.name}: {title(task, study)} (largest model and amount: {largest_cell(task, study)})")
         if detail and (task.data_gain or task.parameter_gain):
             parts = [
-                f"{what} {told(gain)}"
+                f"{what} {number(gain.estimate, 4, signed=True) if task.stated else told(gain)}"
                 for what, gain in (("data", task.data_gain), ("parameters", task.parameter_gain))
                 if gain is not None
             ]

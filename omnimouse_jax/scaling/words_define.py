@@ -10,6 +10,8 @@ from omnimouse_jax.scaling.grid import MIN_DECADES, MIN_LEVELS
 
 def definitions(study: Study) -> list[tuple[str, str]]:
     """Terms in the order in which a reader meets them."""
+    if study.outside:
+        return _stated(study)
     unit, noun = DATA_AXES[study.data_axis]
     holdouts = [task.holdout for task in study.tasks if task.holdout in HOLDOUTS]
     return [
@@ -43,7 +45,7 @@ def definitions(study: Study) -> list[tuple[str, str]]:
             "Data-limited",
             "At the largest model and amount, doubling the data gains more than doubling the parameters: the 95 % "
             "interval of the ratio lies above 1, and the four corner cells agree without any curve. Parameter-limited: "
-            "below 1. A doubling of data is many sessions: what the next ten are worth is told apart.",
+            "below 1. A doubling of data is many sessions: what the next few are worth is told apart.",
         ),
         (
             "No verdict",
@@ -71,4 +73,28 @@ def definitions(study: Study) -> list[tuple[str, str]]:
             f"The mean gap between last and best validation loss of a cell exceeds {OVERFIT_ERRORS:g} standard errors over seeds. "
             "Such cells are marked; they leave the fits only with --without-overfit.",
         ),
+    ]
+
+
+def _stated(study: Study) -> list[tuple[str, str]]:
+    """Of scores that others stated: nothing is known here of how they were made."""
+    unit, noun = DATA_AXES[study.data_axis]
+    return [
+        (
+            "Score",
+            "The number in the table. How it was computed, and over what it is a mean, only its source can tell.",
+        ),
+        ("Data", f"The table's column that --columns called {study.data_axis} ({noun})."),
+        ("Parameters", "The table's column that --columns called n_params_core; sizes carry the names of the table."),
+        (
+            "Gain per doubling",
+            f"Slope of a straight line in log2({unit}s) or log2(parameters) through all scores of a line, mean over the lines. "
+            "Its bracket holds the rounding of the table and nothing else.",
+        ),
+        (
+            "Higher, not monotone",
+            "Higher: the last score of every line lies above its first by the last decimal or more, and no step on the way "
+            "falls by as much. Not monotone: a step falls; the largest fall is named.",
+        ),
+        ("Across sources", "Scores of different sources stand on one line; how they were measured may differ."),
     ]

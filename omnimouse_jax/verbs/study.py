@@ -26,8 +26,13 @@ def add(verb: AddVerb) -> None:
     made.add_argument(
         "--watch", type=int, metavar="SECONDS", help="build the page again so often, until every cell is scored"
     )
-    made.add_argument("--columns", help="an outside table: ledger columns from its columns, as size=model,score=value")
-    made.add_argument("--where", default="", help="of an outside table: only lines for which this holds")
+    made.add_argument(
+        "--columns",
+        help="an outside table: ledger columns from its columns, as size=model,score=value; its columns source and note come along",
+    )
+    made.add_argument(
+        "--where", default="", help="only rows for which this holds, of columns of the ledger or of the outside table"
+    )
 
 
 REPORT = """
@@ -36,6 +41,7 @@ what was left out and why, and how to reproduce it. Figures also as PNG and SVG,
 
   omnimouse-jax report studies/demo
   omnimouse-jax report studies/demo --watch 60                     # while the sweep runs: partial results, and saying so
+  omnimouse-jax report studies/demo --where "size in ('5M', '20M') and n_sessions >= 8"   # columns as docs/ledger.md names them
   omnimouse-jax report TABLE.csv --out page --columns size=model,n_params_core=params,n_sessions=sessions,task=task,score=value
 """
 
@@ -72,6 +78,8 @@ def report(arguments: argparse.Namespace) -> None:
             moment=moment,
             every=arguments.watch or 0,
             files=arguments.watch is None or not study_runs(told.missing),
+            inputs=arguments.ledger,
+            where=arguments.where,
         )
         for line in summary(told):
             print(line)
