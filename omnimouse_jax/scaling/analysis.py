@@ -240,7 +240,7 @@ def _task(
         )
         flags.append(Flag("no_seeds", reason, refuse=True))
     joint = judge(grid, ceiling=bound, resamples=resamples, seed=seed, refuse=_first_refusal(flags))
-    if joint.verdict.name == FLAT and (metric == "stated_score" or not grid.noise[1]):
+    if joint.verdict.name == FLAT and metric == "stated_score":
         told = "No verdict: the noise of a run is unknown, so no difference can be called small or large."
         joint = dataclasses.replace(joint, refusal="the noise of a run is unknown", verdict=Verdict(NONE, told))
     selection = None

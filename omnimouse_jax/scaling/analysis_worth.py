@@ -135,7 +135,7 @@ def _exchange(joint: Joint, n: float, d: float) -> Estimate | None:
     def units(p: dict[str, Array]) -> Array:
         doubling = p["A"] * n ** -p["alpha"] * -np.expm1(-p["alpha"] * np.log(2.0))
         rest = 1 - doubling / (p["B"] * d ** -p["beta"])
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.asarray(np.where(rest > 0, d * (np.maximum(rest, 1e-300) ** (-1 / p["beta"]) - 1), np.inf))
 
     value, resampled = (units(p) for p in terms)

@@ -14,6 +14,7 @@ from omnimouse_jax.scaling.analysis_axes import DATA_AXES
 from omnimouse_jax.scaling.analysis_worth import NEXT_SESSIONS, REACH
 from omnimouse_jax.scaling.charts_compute import rate_chart
 from omnimouse_jax.scaling.charts_worth import Forest, doubling_forest, next_forest
+from omnimouse_jax.scaling.exclude import family
 from omnimouse_jax.scaling.ledger import FAILED, Row
 from omnimouse_jax.scaling.outside_ledger import limits
 from omnimouse_jax.scaling.svg_forest import render_forest
@@ -69,8 +70,10 @@ def _header(study: Study, heading: str, made: Made) -> str:
     if study.outside:
         facts = f"{plural(len(study.runs), 'stated score')}. Sizes as named: {facts.removeprefix('Model sizes ')}"
     else:
+        runs = len({family(row) for row in study.runs})
+        points = f", scored at {len(study.runs)} points" if len(study.runs) > runs else ""
         facts = (
-            f"{plural(len(study.runs), 'scored run')}. {facts}; scored on {plural(len(first.sessions), 'evaluation session')} of "
+            f"{plural(runs, 'scored run')}{points}. {facts}; scored on {plural(len(first.sessions), 'evaluation session')} of "
             f"{plural(len(set(first.grid.animals)), 'animal')}, the same for every run"
         )
     facts += f". Only rows for which {made.where}" if made.where else ""

@@ -328,9 +328,9 @@ def _one_term(out: Verdict, apart: Interval, *, no_parameters: bool) -> Verdict:
     """Where the optimiser put one term at zero there is no ratio; `apart`: the gain from data minus the gain from
     parameters, which alone can say that the other axis limits."""
     words = (
-        "No parameter term: the fit found no dependence on model size, so there is nothing to weigh data against"
+        "No parameter term: the fit leaves nothing to gain from a still larger model, so there is no ratio"
         if no_parameters
-        else "No data term: the fit found no dependence on the amount of data, so a ratio would be zero"
+        else "No data term: the fit leaves nothing to gain from still more data, so a ratio would be zero"
     )
     told = f"a doubling of the data minus one of the parameters gains {apart.low:.2g} to {apart.high:.2g}"
     if apart.low > 0:

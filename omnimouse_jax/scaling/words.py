@@ -171,10 +171,11 @@ def sentences(task: Task, study: Study) -> list[str]:
         return [task.joint.verdict.words, *stated_sentences(study, task)]
     verdict, prospects = task.joint.verdict, task.prospects
     out = [verdict.words]
-    if prospects is not None and prospects.exchange is not None:
+    both = verdict.ratio is not None  # with one term at zero, rates of exchange and shares are 0 or without end
+    if both and prospects is not None and prospects.exchange is not None:
         told_units = exchange_told(prospects.exchange, study.unit)
         out.append(f"At the largest cell a doubling of the parameters is worth as much as {told_units}.")
-    if prospects is not None and prospects.shares is not None:
+    if both and prospects is not None and prospects.shares is not None:
         parts = [
             f"{100 * s.value:.0f} % [{100 * s.interval.low:.0f}, {100 * s.interval.high:.0f}]" for s in prospects.shares
         ]
