@@ -22,7 +22,7 @@ RATE, EARLIER, OVERFIT, MINUTES = "learning rate", "earlier point", "over-fit", 
 RULES = {
     FAILED_RULE: "the run failed",
     UNFINISHED_RULE: "the run has no score yet, or only some of its points have one",
-    RATE: "another learning rate has a lower validation loss at this size",
+    RATE: "another learning rate fills the grid at this size, or has the lower validation loss there",
     EARLIER: "a later point of the same run is there",
     MINUTES: "other minutes of each session than most, which this data axis cannot tell apart",
     OVERFIT: "the validation loss rose from its best value by more than 2 standard errors of the cell",
