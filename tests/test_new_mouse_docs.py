@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.test_docs import BLOCK, ROOT
 
 
+@pytest.mark.slow
 def test_from_a_recording_to_a_notebook(tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     page = (ROOT / "docs" / "new_mouse.md").read_text()
