@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -90,6 +91,7 @@ def test_a_time_limit_saves_requeues_and_goes_on(colony, slurm: Cluster, as_work
     assert 0 < saved < 1500
     await_cells(study, lambda cells: slurm.job(job)["JobState"] == "PENDING")
     slurm.scontrol("update", f"JobId={job}", "TimeLimit=10")
+    time.sleep(3)  # SLURM refuses a job that begins in the second in which its last credential was revoked
     slurm.begin_now(job)
     found = await_cells(study, lambda cells: cells[0].state == "done", seconds=600)
     assert found[0].said.attempt == 2
