@@ -21,10 +21,7 @@ from omnimouse_jax.scaling.verdict import (
     remaining_shares,
     saturation_claim,
 )
-
-SIZES = np.array([1, 5, 20, 80, 300.0]) * 1e6
-AMOUNTS = np.array([8, 16, 32, 64, 128, 323.0])
-X = np.array([(n, d) for n in SIZES for d in AMOUNTS])
+from tests.test_fit import AMOUNTS, SIZES, X
 
 
 def score(x: np.ndarray) -> np.ndarray:

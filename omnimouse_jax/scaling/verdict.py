@@ -46,7 +46,7 @@ class FreeRatio:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`ratio` is rho with its interval over these sessions; `free_ratio` is rho0, from four cells and no curve.
+    """`ratio` is rho with its interval over these sessions; `free_ratio` is rho0, from three cells and no curve.
 
     `gain_*`: improvement per doubling at the largest size and amount; `local_ratio`: rho by derivatives (small steps);
     `share_*`: what is left to gain along each axis, of all that is reducible there.

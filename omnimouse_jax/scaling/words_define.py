@@ -44,7 +44,7 @@ def definitions(study: Study) -> list[tuple[str, str]]:
         (
             "Data-limited",
             "At the largest model and amount, doubling the data gains more than doubling the parameters: the 95 % "
-            "interval of the ratio lies above 1, and the four corner cells agree without any curve. Parameter-limited: "
+            "interval of the ratio lies above 1, and the three corner cells agree without any curve. Parameter-limited: "
             "below 1. A doubling of data is many sessions: what the next few are worth is told apart.",
         ),
         (
