@@ -212,7 +212,7 @@ def to_be_sure(task: Task, study: Study) -> list[str]:
         half = math.log(verdict.interval.high / verdict.interval.low) / 2
         if half < away:
             return [
-                "To be sure: repeat the three corner cells (the largest, the next smaller size and amount) with more seeds; they decide."
+                "To be sure: repeat the three corner cells (the largest, and next to it on each axis) with more seeds; they decide."
             ]
         if not math.isfinite(half) or away < half / 10:
             return [
