@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "omnimouse_jax"
-ORDER = ("recordings", "tokens", "model", "training", "evaluate", "scaling")
+ORDER = ("recordings", "tokens", "model", "training", "evaluate", "probe", "scaling")
 
 
 def imported(path: Path) -> list[str]:
