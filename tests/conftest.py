@@ -27,7 +27,7 @@ _hook = install_import_hook("omnimouse_jax", "beartype.beartype")
 import pytest  # noqa: E402
 
 #: A process may have 65,530 mapped regions on Linux, each executable takes some, and a compiler that gets none crashes.
-MANY_REGIONS = 25_000
+MANY_REGIONS = 45_000
 
 
 @pytest.fixture(autouse=True)

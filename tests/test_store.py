@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import pickle
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +239,33 @@ def test_threads_read_alike(tmp_path: Path) -> None:
         job.join()
     assert len(got) == 6
     assert all(np.array_equal(g, want) for g in got)
+
+
+def test_threads_read_alike_while_garbage_is_collected(tmp_path: Path) -> None:
+    """Garbage that lets other threads run used to end in CPython's "AST constructor recursion depth mismatch"."""
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            time.sleep(0)
+
+    Store.create(tmp_path / "s").add(make())
+
+    def read(_: int) -> int:
+        for _ in range(10):
+            Garbage()
+            Store.open(tmp_path / "s").recording("m1-s1")
+        return 1
+
+    usual = gc.get_threshold()
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(read, range(24))) == 24
+    finally:
+        gc.set_threshold(*usual)
 
 
 def test_large_arrays_stream_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

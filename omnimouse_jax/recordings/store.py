@@ -17,6 +17,7 @@ import contextlib
 import functools
 import io
 import json
+import threading
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ OPEN_SESSIONS = 512
 #: And of which it keeps what is needed once: trials, columns of the neurons, truths.
 OPEN_TABLES = 16
 DTYPES = ("float32", "float16")
+#: numpy parses an array's header as Python, which CPython before 3.11.8 and 3.12.2 does not do in two threads (gh-106905).
+_ONE_HEADER = threading.Lock()
 
 
 class Store:
@@ -289,7 +292,7 @@ class Store:
 
     def _load(self, key: str, name: str) -> dict[str, np.ndarray]:
         found = self._file(key, f"{name}.npz", self._details(key)["checks"][f"{name}.npz"])
-        with np.load(io.BytesIO(found), allow_pickle=False) as columns:
+        with _ONE_HEADER, np.load(io.BytesIO(found), allow_pickle=False) as columns:
             return unpack({column: columns[column] for column in columns.files})
 
     def _file(self, key: str, name: str, check: int) -> bytes:

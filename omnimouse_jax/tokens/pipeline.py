@@ -13,7 +13,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -78,6 +78,16 @@ class Cutter:
         screens = [self.store.recording(key).screen for key in there]
         dtypes = {np.dtype(screen.frames.dtype) for screen in screens if screen is not None}
         return np.dtype(np.uint8) if dtypes <= {np.dtype(np.uint8)} else np.dtype(np.float32)
+
+
+T = TypeVar("T", covariant=True)
+
+
+@runtime_checkable
+class Stream(Iterator[T], Protocol[T]):
+    """What is loaded ahead by threads. Closed, they end; whoever leaves early closes it, or they end when it is collected."""
+
+    def close(self) -> None: ...
 
 
 class Step(NamedTuple):
@@ -180,7 +190,7 @@ class TrainingBatches:
             sessions.append(numbers.map(self.windows.__getitem__))
         return grain.MapDataset.mix(sessions, list(self.weights))
 
-    def stream(self, first: int, last: int, rows: slice, threads: int, ahead: int) -> Iterator[Step]:
+    def stream(self, first: int, last: int, rows: slice, threads: int, ahead: int) -> Stream[Step]:
         """Batches [first, last) in order, read by `threads` threads, at most `ahead` of them early."""
         return _threaded(lambda step: self.load(step, rows), first, last, threads, ahead)
 
@@ -216,7 +226,7 @@ class EvaluationBatches:
         samples = [_read(finish, self.skip_damaged) for finish in _begun(self.cutter.start, windows)]
         return self.cutter.batch(samples, self.layout, self.layout, n_rows)
 
-    def stream(self, threads: int, ahead: int, rows: slice = slice(None)) -> Iterator[Batch]:
+    def stream(self, threads: int, ahead: int, rows: slice = slice(None)) -> Stream[Batch]:
         return _threaded(lambda number: self.rows(number, rows), 0, len(self), threads, ahead)
 
 
@@ -245,7 +255,7 @@ def _begun(start: Callable[[Any], Callable[[], Sample]], items: Iterable[Any]) -
     yield from begun
 
 
-def _threaded(load: Callable[[int], Any], first: int, last: int, threads: int, ahead: int) -> Iterator[Any]:
+def _threaded(load: Callable[[int], Any], first: int, last: int, threads: int, ahead: int) -> Stream[Any]:
     import grain
 
     dataset = grain.MapDataset.range(first, last).map(lambda number: load(int(number)))

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -237,11 +238,12 @@ def _ahead(parts: Parts, params: Any, batches: EvaluationBatches, rows: slice) -
     """(number, host batch, what the device makes of it), each when the next one is under way."""
     program = predict_program(parts.model, parts.capacity, batches.layout, parts.mesh, parts.trained)
     pending = None
-    for number, batch in enumerate(batches.stream(parts.config.data.threads, parts.config.data.ahead, rows)):
-        out = program(params, put_batch(batch, parts.mesh))
-        if pending is not None:
-            yield pending
-        pending = (number, batch, out)
+    with closing(batches.stream(parts.config.data.threads, parts.config.data.ahead, rows)) as stream:
+        for number, batch in enumerate(stream):
+            out = program(params, put_batch(batch, parts.mesh))
+            if pending is not None:
+                yield pending
+            pending = (number, batch, out)
     if pending is not None:
         yield pending
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,13 @@ def _train(
     before: tuple[int, Values] | None = None
     told, number, n_compiled = "", first, 0
 
-    with StopSignal() as stop:
+    with StopSignal() as stop, ExitStack() as opened:
         if first < last:
             n_compiled = _compile_ahead(stepper, state, mine, validation, clock, stop, workdir)
         progress = Progress(last, first, label="train ", shown=is_first())
         clock.begin()
         stream = batches.stream(first, last, mine, config.data.threads, config.data.ahead)
+        opened.enter_context(closing(stream))
         while number < last:
             loaded = _loaded(stream, number, parts, clock)
             state, values = stepper(state, number, loaded)
