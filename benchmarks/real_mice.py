@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import park_gratings
 from benchmarks.park_gratings import Session
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.baselines import blocked_folds, by_condition, lagged, onset_basis, ridge_fit
+from omnimouse_jax.evaluate.baselines.ridge import blocked_folds, by_condition, lagged, onset_basis, ridge_fit
 from omnimouse_jax.evaluate.metrics import PooledCorrelation
 
 TASKS = ("stimulus_behavior", "population", "behavior")

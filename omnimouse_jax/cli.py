@@ -9,7 +9,23 @@ from collections.abc import Sequence
 
 from omnimouse_jax import __version__
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.verbs import data, doctor, fit, ledger, model, mouse, predict, reference, run, study, sweep
+from omnimouse_jax.verbs import (
+    baselines,
+    benchmark,
+    data,
+    doctor,
+    evaluate,
+    fit,
+    ledger,
+    model,
+    mouse,
+    predict,
+    probe,
+    reference,
+    run,
+    study,
+    sweep,
+)
 from omnimouse_jax.verbs.common import Run
 
 DESCRIPTION = """\
@@ -24,12 +40,18 @@ From recordings to a scaling page:
 
 One model:
   omnimouse-jax train --config configs/tiny.py --store STORE --workdir RUN
-  omnimouse-jax evaluate RUN
+  omnimouse-jax evaluate RUN --by session,area       scores with ceilings, tables, a page
+  omnimouse-jax baselines --like RUN --out FOLDER    what simpler predictors reach on the same windows
+  omnimouse-jax compare RUN_A RUN_B                  paired: is one better, and how sure is that?
   omnimouse-jax anneal RUN --step K                  a branch whose learning rate falls to 0, from any kept checkpoint
+  omnimouse-jax probe sensitivity|similarity|physiology RUN --out DIR    what scores do not tell
 
 A new mouse:
   omnimouse-jax finetune --from RUN --store STORE --session KEY --workdir OUT
   omnimouse-jax predict --from RUN --session KEY --regime EXPRESSION --out FILE.zarr
+
+Public benchmarks:
+  omnimouse-jax benchmark sensorium2022 RUN --data STORE --out DIR    scores and submission files; also sensorium2023, brainscore
 
 The released PyTorch model:
   omnimouse-jax check-reference PATH/NAME            agreement with it, on saved outputs
@@ -99,7 +121,23 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
             name, help=about, description=f"{about}\n{details}", formatter_class=argparse.RawDescriptionHelpFormatter
         )
 
-    for module in (data, model, run, mouse, predict, sweep, ledger, study, fit, reference, doctor):
+    for module in (
+        data,
+        model,
+        run,
+        evaluate,
+        baselines,
+        mouse,
+        predict,
+        benchmark,
+        probe,
+        sweep,
+        ledger,
+        study,
+        fit,
+        reference,
+        doctor,
+    ):
         module.add(verb)
     return parser, verbs
 

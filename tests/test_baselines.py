@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.baselines import PENALTIES, blocked_folds, by_condition, lagged, onset_basis, ridge_fit
+from omnimouse_jax.evaluate.baselines.ridge import (
+    PENALTIES,
+    blocked_folds,
+    by_condition,
+    lagged,
+    onset_basis,
+    ridge_fit,
+)
 from tests.shared import shared
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not installed

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERBS = (
     *("synthesize", "ingest", "inspect", "regimes", "describe", "train", "evaluate", "sweep", "report"),
     *("anneal", "finetune", "rows", "predict", "doctor", "show"),
+    *("compare", "baselines", "benchmark", "probe"),
     *("check-reference", "import-reference", "export-reference"),
 )
 

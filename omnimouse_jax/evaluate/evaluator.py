@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,36 +11,47 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.metrics import (
-    ESTIMATOR,
-    BlockCorrelation,
-    PooledCorrelation,
-    bootstrap_interval,
-    mean_over_units,
-    percentile_interval,
-)
+from omnimouse_jax.evaluate.evaluation import Blocks, Evaluation, Table, stacked, where
+from omnimouse_jax.evaluate.metrics.bootstrap import LEAST_UNITS, bootstrap_interval, percentile_interval
+from omnimouse_jax.evaluate.metrics.pooled import ESTIMATOR
 from omnimouse_jax.evaluate.opened import Run
+from omnimouse_jax.evaluate.paired import hierarchical
+from omnimouse_jax.evaluate.score_rows import (
+    INTERVAL_OVER_NEURONS,
+    INTERVAL_OVER_TRIALS,
+    INTERVAL_OVER_WINDOWS,
+    SessionRows,
+)
+from omnimouse_jax.evaluate.scoring import SessionScores, scored_sessions, session_scores, source_of
+from omnimouse_jax.evaluate.sources import Source
 from omnimouse_jax.model.programs import plan_of
+from omnimouse_jax.progress import Progress
 from omnimouse_jax.tokens import regimes
-from omnimouse_jax.tokens.layout import Layout
 from omnimouse_jax.tokens.mixture import session_weights
 from omnimouse_jax.tokens.pipeline import EvaluationBatches
 from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.windows import WindowIndex, few
 from omnimouse_jax.training import track
-from omnimouse_jax.training.setup import Parts, predictions, prepare, regimes_of
+from omnimouse_jax.training.setup import Parts, prepare, regimes_of
 
-INTERVAL_OVER_NEURONS = "95% bootstrap over neurons"
-INTERVAL_OVER_WINDOWS = "95% bootstrap over windows"
+__all__ = [
+    "INTERVAL_OVER_NEURONS",
+    "INTERVAL_OVER_TRIALS",
+    "INTERVAL_OVER_WINDOWS",
+    "NEURONS_SUFFIX",
+    "SessionScores",
+    "evaluate",
+    "evaluate_run",
+    "evaluation",
+    "holdout",
+    "preflight",
+    "scored_windows",
+    "session_scores",
+    "table",
+]
 
-
-@dataclasses.dataclass
-class SessionScores:
-    """Running sums of one session under one regime."""
-
-    responses: PooledCorrelation
-    behavior: BlockCorrelation
-    n_windows: int = 0
+#: Beside evaluation.json lies evaluation-neurons.npz: tables per neuron, channel, horizon and time (`Evaluation`).
+NEURONS_SUFFIX = "-neurons.npz"
 
 
 def evaluate_run(
@@ -77,11 +87,13 @@ def evaluate_run(
     if config.data.leave_out != "nothing" and learnt:
         told = f"note: stimuli of tier {', '.join(sorted(learnt))} were not left out of this run's training"
         print(told, file=sys.stderr)
-    rows = evaluate(parts, params, dict(tasks or config.evaluation.tasks), scored)
-    result = {"checkpoint_step": opened.step, "tiers": list(config.evaluation.tiers), "rows": rows}
+    found = evaluation(parts, source_of(params), dict(tasks or config.evaluation.tasks), scored)
+    result = {"checkpoint_step": opened.step, "tiers": list(config.evaluation.tiers), "rows": found.rows}
+    result |= {"metrics": found.metrics, "ceilings": found.ceilings}
     as_configured = not (tasks or tiers or sessions or step)
     file = out or run / ("evaluation.json" if as_configured else "evaluation-asked.json")
     track.write_json(file, result)
+    found.save(file.with_name(file.stem + NEURONS_SUFFIX))
     return {**result, "file": str(file)}
 
 
@@ -112,23 +124,56 @@ def preflight(config: ConfigDict) -> None:
 
 def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequence[str]) -> list[dict[str, Any]]:
     """Score rows of the ledger for each task and session, in that order."""
+    return evaluation(parts, source_of(params), tasks, sessions).rows
+
+
+def evaluation(parts: Parts, source: Source, tasks: Mapping[str, str], sessions: Sequence[str]) -> Evaluation:
+    """Everything that can be told of a source (a model, a baseline) on tasks and sessions: scores with ceilings and intervals, by
+    neuron, channel, horizon and time. Sums are streamed: what is in memory does not grow with the number of trials.
+
+    UserError for a session that is not known, is named twice, or has no window of the scored tiers.
+    """
     config = parts.config
     for key in sessions:
         parts.vocabulary.session_row(key)
     if len(set(sessions)) < len(sessions):
         raise UserError("evaluate: a session is named twice", way_out="name each once")
     windows_every = {stride: scored_windows(parts, sessions, stride) for stride in _strides(parts, tasks.values())}
-    rows = []
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ledger", "metrics", "ceiling_rows", "intervals")}
+    tables: dict[str, list[Table]] = {name: [] for name in ("neurons", "behavior", "horizon", "time")}
+    blocks: dict[tuple[str, str], Blocks] = {}
+    progress, done = Progress(len(tasks) * len(sessions), label="scores: "), 0
     for task, text in tasks.items():
         regime = regimes_of([text], parts.model.grid)[0]
         windows = windows_every[_stride(parts, regime)]
         batches = EvaluationBatches(parts.cutter(sessions), windows, regime, config.evaluation.batch_size)
-        for key, scores in session_scores(parts, params, batches, sessions).items():
-            found = _rows(parts, task, regime, key, scores)
-            if not found:
+        found = {}
+        for key, scores in scored_sessions(parts, source, batches, sessions):
+            rows = SessionRows(parts, task, regime, key, scores, holdout(parts, key))
+            found[key] = {name: getattr(rows, name)() for name in (*lists, *tables)}
+            blocks[task, key] = rows.blocks()
+            done += 1
+            progress.show(done, f"task {task}, session {key}")
+        for key in sessions:
+            if not found[key]["ledger"]:
                 print(f"task {task}, session {key}: nothing that it asks for was recorded", file=sys.stderr)
-            rows.extend(found)
-    return rows
+            for name, kept in lists.items():
+                kept.extend(found[key][name])
+            for name, columns in tables.items():
+                columns.extend([found[key][name]] if found[key][name] else [])
+    progress.close()
+    stacks = {name: stacked(columns) for name, columns in tables.items()}
+    intervals = lists["intervals"] + _over_sessions(parts, lists["ledger"], stacks["neurons"])
+    return Evaluation(
+        source=source.name,
+        tiers=tuple(config.evaluation.tiers),
+        rows=lists["ledger"],
+        metrics=lists["metrics"],
+        ceilings=lists["ceiling_rows"],
+        intervals=stacked(intervals),
+        blocks=blocks,
+        **stacks,
+    )
 
 
 def scored_windows(parts: Parts, sessions: Sequence[str], stride_s: float) -> WindowIndex:
@@ -154,26 +199,6 @@ def _strides(parts: Parts, texts: Iterable[str]) -> set[float]:
     return {_stride(parts, regime) for regime in regimes_of(list(texts), parts.model.grid)}
 
 
-def session_scores(
-    parts: Parts, params: Any, batches: EvaluationBatches, sessions: Sequence[str]
-) -> dict[str, SessionScores]:
-    """One pass over all windows; sums per session."""
-    n_channels = parts.model.n_channels
-    scores = {
-        key: SessionScores(PooledCorrelation(parts.vocabulary.entry(key).n_neurons), BlockCorrelation(n_channels))
-        for key in sessions
-    }
-    for windows, batch, predicted, _ in predictions(parts, params, batches):
-        for row, window in enumerate(windows):
-            score = scores[window.session]
-            score.n_windows += 1
-            _add_responses(score.responses, parts, batches.layout, batch, predicted, row, window.session)
-            if predicted.behavior is not None:
-                mask_CxT = batch.behavior_mask[row]
-                score.behavior.update(predicted.behavior[row].T, batch.behavior[row].T, mask_CxT.T)
-    return scores
-
-
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Task x session scores as text, with the mean over sessions."""
     tasks = list(dict.fromkeys((row["task"], row["metric"]) for row in rows if row["channel"] in ("", "mean")))
@@ -194,93 +219,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         means.append(f"{np.nanmean(values):.3f}" if np.isfinite(values).any() else "-")
     lines.append(" ".join([f"{'mean over sessions':<{width}}", *(f"{mean:>24}" for mean in means)]))
     lines.append(
-        f"{ESTIMATOR}; neurons: mean [{INTERVAL_OVER_NEURONS}]; behavior: mean of channels [{INTERVAL_OVER_WINDOWS}]"
+        f"{ESTIMATOR}; neurons: mean [{INTERVAL_OVER_NEURONS}]; behavior: mean of channels [{INTERVAL_OVER_TRIALS}]"
     )
     return "\n".join(lines)
 
 
-def _add_responses(
-    scores: PooledCorrelation, parts: Parts, layout: Layout, batch: Any, predicted: Any, row: int, key: str
-) -> None:
-    first_row = parts.vocabulary.entry(key).first_row
-    for rectangle, predicted_BxSxN in zip(layout.targets, predicted.responses, strict=True):
-        samples = slice(rectangle.first_sample, rectangle.last_sample)
-        slots = slice(rectangle.first_neuron, rectangle.last_neuron)
-        real = batch.neuron_mask[row, slots]
-        neurons = batch.neuron_rows[row, slots][real] - first_row
-        scores.update(
-            neurons,
-            predicted_BxSxN[row][:, real],
-            batch.responses[row, samples, slots][:, real],
-            batch.response_mask[row, samples, slots][:, real],
-        )
-
-
-def _rows(parts: Parts, task: str, regime: Regime, key: str, scores: SessionScores) -> list[dict[str, Any]]:
-    """Ledger rows of one session: neurons, and behaviour by channel and as their mean."""
-    config, entry = parts.config, parts.vocabulary.entry(key)
-    common = {
-        "session": key,
-        "animal": entry.animal,
-        "task": task,
-        "regime": regime.name,
-        "tier": "+".join(config.evaluation.tiers),
-        "holdout": _holdout(parts, key),
-        "estimator": ESTIMATOR,
-        "n_windows": scores.n_windows,
-    }
-    rows = []
-    scored = scores.responses.count > 0
-    if scored.any():
-        r = scores.responses.correlation()
-        low, high = bootstrap_interval(r, scored, config.evaluation.bootstrap, config.seed)
-        ceiling, definition = _ceiling(parts, key, regime, scored)
-        score = mean_over_units(r, scored)
-        rows.append(
-            {
-                **common,
-                "metric": "response_correlation",
-                "channel": "",
-                "score": score,
-                "score_low": low,
-                "score_high": high,
-                "interval": INTERVAL_OVER_NEURONS,
-                "n_units": int(scored.sum()),
-                "share_above_0.1": float((np.nan_to_num(r[scored]) > 0.1).mean()),
-                "ceiling": ceiling,
-                "ceiling_estimator": definition,
-                "normalized": None if ceiling is None else score / ceiling,
-            }
-        )
-    seen = scores.behavior.count > 0
-    if seen.any():
-        r = scores.behavior.correlation()
-        again = scores.behavior.bootstrap(config.evaluation.bootstrap, config.seed)
-        channels = [
-            (name, float(r[i]), again[:, i], 1) for i, name in enumerate(parts.model.behavior_channels) if seen[i]
-        ]
-        mean = ("mean", mean_over_units(r, seen), np.nan_to_num(again[:, seen]).mean(1), int(seen.sum()))
-        for name, score, resampled, n_units in [*channels, mean]:
-            low, high = percentile_interval(resampled)
-            rows.append(
-                {
-                    **common,
-                    "metric": "behavior_correlation",
-                    "channel": name,
-                    "score": score,
-                    "score_low": low,
-                    "score_high": high,
-                    "interval": INTERVAL_OVER_WINDOWS,
-                    "n_units": n_units,
-                    "ceiling": None,
-                    "ceiling_estimator": "",
-                    "normalized": None,
-                }
-            )
-    return rows
-
-
-def _holdout(parts: Parts, key: str) -> str:
+def holdout(parts: Parts, key: str) -> str:
     """What of a session is new to the model: only its time (it was trained on other tiers of it), the session, or the animal."""
     trained = parts.store.chosen(parts.config.data.sessions)
     if key in trained:
@@ -289,17 +233,30 @@ def _holdout(parts: Parts, key: str) -> str:
     return "session" if parts.vocabulary.entry(key).animal in animals else "animal"
 
 
-def _ceiling(parts: Parts, key: str, regime: Regime, scored: np.ndarray) -> tuple[float | None, str]:
-    """What a perfect model of the same inputs would score, where the recording knows it (synthetic mice)."""
-    truth = (parts.store.recording(key).truth or {}).get("ceiling", {})
-    layout = regimes.resolve(regime, parts.model.grid, len(scored))
-    if layout.context:
-        name = "all_but_private_noise"
-    elif layout.behavior == "input":
-        name = "stimulus_behavior"
-    else:
-        name = "stimulus"
-    per_neuron = truth.get(name, {}).get("per_neuron") if layout.video_steps[1] > layout.video_steps[0] else None
-    if per_neuron is None:
-        return None, ""
-    return float(np.asarray(per_neuron, np.float64)[scored].mean()), f"known law: {name}"
+def _over_sessions(parts: Parts, rows: Sequence[Mapping[str, Any]], neurons: Table) -> list[dict[str, Any]]:
+    """Intervals of the mean over sessions, each counted once: sessions drawn again, and animals with what belongs to them."""
+    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["channel"] in ("", "mean"):
+            found.setdefault((row["task"], row["metric"], row["channel"]), []).append(row)
+    n, seed, out = parts.config.evaluation.bootstrap, parts.config.seed, []
+    for (task, metric, channel), mine in found.items():
+        units: dict[str, list[np.ndarray]] = {}
+        for row in mine:
+            values = np.array([row["score"]])
+            if metric == "response_correlation":
+                values = np.nan_to_num(where(neurons, task=task, session=row["session"])["raw"])
+            units.setdefault(row["animal"], []).append(values)
+        means = np.array([row["score"] for row in mine])
+        base = {"task": task, "session": "", "animal": "", "metric": metric, "channel": channel}
+        told = {"score": float(np.nan_to_num(means).mean()), "resamples": n}
+        over = {"sessions": bootstrap_interval(means, np.ones(len(means), bool), n, seed)}
+        enough = len(units) >= LEAST_UNITS and n > 0
+        drawn = (
+            hierarchical(list(units.values()), n, np.random.default_rng([seed, len(units)])) if enough else np.zeros(0)
+        )
+        over["animals"] = percentile_interval(drawn)
+        for name, count in (("sessions", len(mine)), ("animals", len(units))):
+            low, high = over[name]
+            out.append({**base, **told, "over": name, "low": low, "high": high, "n_units": count})
+    return out

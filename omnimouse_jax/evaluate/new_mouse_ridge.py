@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from omnimouse_jax.evaluate.baselines import blocked_folds, lagged, ridge_fit
+from omnimouse_jax.evaluate.baselines.ridge import blocked_folds, lagged, ridge_fit
 from omnimouse_jax.evaluate.evaluator import INTERVAL_OVER_NEURONS, INTERVAL_OVER_WINDOWS
 from omnimouse_jax.evaluate.metrics import (
     BlockCorrelation,

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.baselines import blocked_folds, ridge_fit
+from omnimouse_jax.evaluate.baselines.ridge import blocked_folds, ridge_fit
 from omnimouse_jax.evaluate.matching import blind_regime, predicted
 from omnimouse_jax.evaluate.response_statistics import statistics
 from omnimouse_jax.recordings.store import Store

@@ -1,4 +1,4 @@
-"""Verbs of one run: train, evaluate, anneal."""
+"""Verbs that train: train, anneal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omnimouse_jax.errors import UserError
 from omnimouse_jax.verbs.common import CONFIG_HELP, AddVerb, config_argument, load_config
 
 
@@ -28,17 +27,6 @@ def add(verb: AddVerb) -> None:
     group.add_argument("--processes", default="", metavar="N", help="how many (`auto`: as the cluster says)")
     group.add_argument("--process-id", default="", metavar="I", help="which one this is: 0 to N - 1")
 
-    made = verb(evaluate, "Score a trained model on held-out tiers, task by task and session by session.", EVALUATE)
-    made.add_argument("run", help="run folder")
-    made.add_argument(
-        "--task", action="append", default=[], metavar="NAME=REGIME", help="score this instead of the config's tasks"
-    )
-    made.add_argument("--tier", action="append", default=[], help="tier to score (default: the config's)")
-    made.add_argument("--session", action="append", default=[], help="session to score (default: the config's)")
-    made.add_argument("--checkpoint", default="", help="best, latest or a step (default: the config's)")
-    made.add_argument("--store", default="", help="recordings, if they have moved")
-    made.add_argument("--out", type=Path, help="file to write (default: RUN/evaluation.json)")
-
     made = verb(anneal, "Lower the learning rate to 0 on branches from a run's checkpoints, and score them.", ANNEAL)
     made.add_argument("run", help="run folder, trained at a constant rate")
     made.add_argument("--step", type=int, action="append", required=True, help="a kept checkpoint; may be repeated")
@@ -53,13 +41,6 @@ A run that was stopped, killed or preempted goes on from its newest checkpoint, 
 (how long, how often, on which devices) may differ, others with --allow-change; the run's checkpoints note what did.
 Exit status: 0 trained, 75 told to stop by SIGTERM and saved (130: by Ctrl-C), 2 an error that says what to do, 76 another process
 of the run was lost: start all of them again. Under SLURM and on TPU pods processes find each other by themselves.
-"""
-EVALUATE = """
-Every window of the tier is visited once. Scores are Pearson correlations per neuron (or behaviour channel), pooled over all
-windows of a session, with 95 % bootstrap intervals.
-
-  omnimouse-jax evaluate runs/first
-  omnimouse-jax evaluate runs/first --task half="responses[:0.5] + video + behavior -> responses[-0.5:]"
 """
 ANNEAL = """
 One run at a constant learning rate gives models of several lengths: each branch goes on from a checkpoint for --steps steps, in
@@ -86,22 +67,6 @@ def train(arguments: argparse.Namespace) -> None:
             f"trained {run['steps']} steps in {run['seconds']:.0f} s, and {run['compile_seconds']:.0f} s of compiling   "
             f"next: omnimouse-jax evaluate {workdir}"
         )
-
-
-def evaluate(arguments: argparse.Namespace) -> None:
-    from omnimouse_jax.evaluate.evaluator import evaluate_run, table
-
-    tasks = {}
-    for task in arguments.task:
-        name, equals, regime = task.partition("=")
-        if not equals:
-            raise UserError(f"evaluate: --task {task!r} has no regime", way_out='write --task NAME="EXPRESSION"')
-        tasks[name] = regime
-    result = evaluate_run(
-        arguments.run, tasks, arguments.tier, arguments.session, arguments.checkpoint, arguments.store, arguments.out
-    )
-    print(table(result["rows"]))
-    print(f"checkpoint {result['checkpoint_step']}; written to {result['file']}")
 
 
 def anneal(arguments: argparse.Namespace) -> None:

@@ -38,26 +38,26 @@ def ridge_fit(
     y: Float[np.ndarray, "rows targets"],
     folds: Int[np.ndarray, " rows"],
     penalties: Float[np.ndarray, " penalties"] = PENALTIES,
+    scale: bool = True,
 ) -> Ridge:
     """Ridge regression of every target on all bands, with the penalty that cross-validation likes best for that target.
 
     Features are centred and scaled to unit variance, then divided by the square root of their band's size, so that a
     band of many lags does not outweigh a small one. `penalty * rows` is added to the Gram matrix. The penalty with the
     smallest squared error over held-out folds wins, and the fit is repeated on all rows. `folds` labels rows; use whole
-    blocks of time (see `blocked_folds`). Call `predict` with the same bands, concatenated over features.
+    blocks of time (see `blocked_folds`). Call `predict` with the same bands, concatenated over features. Without `scale`, features
+    are centred only.
     """
     x = np.concatenate(bands, axis=1).astype(np.float64)
-    _check(x, y, folds)
-    sizes = [band.shape[1] for band in bands]
-    x_mean, spread = x.mean(0), x.std(0)
-    varies = spread > 1e-9 * np.abs(x_mean)
-    unit = np.where(varies, 1 / np.where(varies, spread, 1), 0) / np.sqrt(np.repeat(sizes, sizes))
+    check_rows(x, y, folds)
+    x_mean, unit = units(x, [band.shape[1] for band in bands])
+    unit = unit if scale else np.ones_like(unit)
     y_mean = y.mean(0)
     x_unit, y_centred = (x - x_mean) * unit, y - y_mean
 
     labels = np.unique(folds)
-    parts = [_Moments.of(x_unit[folds == label], y_centred[folds == label]) for label in labels]
-    whole = functools.reduce(_Moments.__add__, parts)
+    parts = [Moments.of(x_unit[folds == label], y_centred[folds == label]) for label in labels]
+    whole = functools.reduce(Moments.__add__, parts)
     error = np.zeros((len(penalties), y.shape[1]))
     for label, part in zip(labels, parts, strict=True):
         rest = whole - part
@@ -72,6 +72,17 @@ def ridge_fit(
     weights = unit[:, None] * (vectors @ (cross / (values[:, None] + penalty * whole.rows)))
     variance = (y_centred**2).sum(0)
     return Ridge(weights, x_mean, y_mean, penalty, 1 - error.min(0) / np.where(variance > 0, variance, 1))
+
+
+def units(
+    x: Float[np.ndarray, "rows features"], sizes: Sequence[int]
+) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
+    """Mean of every feature, and the factor that gives it unit variance, divided by the square root of its band's size; 0 for a
+    feature that does not vary.
+    """
+    x_mean, spread = x.mean(0), x.std(0)
+    varies = spread > 1e-9 * np.abs(x_mean)
+    return x_mean, np.where(varies, 1 / np.where(varies, spread, 1), 0) / np.sqrt(np.repeat(sizes, sizes))
 
 
 def blocked_folds(segment: Int[np.ndarray, " rows"], n_folds: int) -> Int[np.ndarray, " rows"]:
@@ -138,7 +149,7 @@ def by_condition(
 
 
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Sums over rows, from which the centred Gram matrices of any union of folds follow."""
 
     rows: int
@@ -148,16 +159,16 @@ class _Moments:
     y: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> _Moments:
+    def of(cls, x: np.ndarray, y: np.ndarray) -> Moments:
         return cls(len(x), x.T @ x, x.T @ y, x.sum(0), y.sum(0))
 
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
             self.rows + other.rows, self.xx + other.xx, self.xy + other.xy, self.x + other.x, self.y + other.y
         )
 
-    def __sub__(self, other: _Moments) -> _Moments:
-        return _Moments(
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(
             self.rows - other.rows, self.xx - other.xx, self.xy - other.xy, self.x - other.x, self.y - other.y
         )
 
@@ -168,7 +179,8 @@ class _Moments:
         return np.maximum(values, 0), vectors, vectors.T @ (self.xy - np.outer(self.x, self.y) / self.rows)
 
 
-def _check(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> None:
+def check_rows(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> None:
+    """UserError for rows that do not match, that are all in one fold, or that are not finite."""
     if not len(x) == len(y) == len(folds):
         raise UserError(f"ridge: {len(x)} rows of features, {len(y)} of targets, {len(folds)} fold labels")
     if len(np.unique(folds)) < 2:
