@@ -1,6 +1,6 @@
 """Baselines beside each other on synthetic and on real mice: scores with intervals, and how they compare with ridge regression.
 
-    python benchmarks/baselines.py --like studies/demo/runs/L-16sessions-order0-seed0 --store stores/demo
+    python benchmarks/baselines.py --like studies/colony/runs/48ch-8sessions-order0-seed0
     python benchmarks/baselines.py --real ../shared/recordings/park_gratings
 
 The first takes tasks, sessions, store and the model to compare with from a trained run, the second those of benchmarks/real_mice.py

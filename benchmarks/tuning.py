@@ -114,10 +114,9 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float
 def examine(sessions: list[park_gratings.Session], folder: Path, seed: int) -> list[dict]:
     """One row per mouse, and rows of all and of tuned neurons together."""
     from omnimouse_jax.evaluate.opened import open_run
-    from omnimouse_jax.probe.physiology.subject import untrained
 
     run = open_run(folder, "latest")
-    fresh = untrained(run, seed)
+    fresh = run.untrained(seed)
     rng = np.random.default_rng(seed)
     pieces: dict[str, list[np.ndarray]] = {
         k: [] for k in ("model", "untrained", "trials", "halves", "tuned", "permuted")

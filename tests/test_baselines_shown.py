@@ -80,27 +80,33 @@ SOME = [("ridge", "forecast"), ("ridge", "late frames"), ("ln_gain", "stimulus")
 OTHERS = [name for name in BASELINES if name not in (*NEED_A_MODEL, *CHEAP)]
 
 
+@pytest.fixture(scope="module")
+def problems(parts):
+    key = parts.vocabulary.sessions[0].key
+    return {name: Problem(parts, (key,), regimes_of([text], parts.model.grid)[0]) for name, text in REGIMES.items()}
+
+
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("name", CHEAP)
-def test_only_what_is_shown_counts(parts, name, regime):
-    only_what_is_shown_counts(parts, name, regime)
+def test_only_what_is_shown_counts(parts, problems, name, regime):
+    only_what_is_shown_counts(parts, problems, name, regime)
 
 
 @pytest.mark.parametrize(("name", "regime"), SOME)
-def test_only_what_is_shown_counts_for_slower_baselines(parts, name, regime):
-    only_what_is_shown_counts(parts, name, regime)
+def test_only_what_is_shown_counts_for_slower_baselines(parts, problems, name, regime):
+    only_what_is_shown_counts(parts, problems, name, regime)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("name", OTHERS)
-def test_only_what_is_shown_counts_everywhere(parts, name, regime):
-    only_what_is_shown_counts(parts, name, regime)
+def test_only_what_is_shown_counts_everywhere(parts, problems, name, regime):
+    only_what_is_shown_counts(parts, problems, name, regime)
 
 
-def only_what_is_shown_counts(parts, name, regime):
+def only_what_is_shown_counts(parts, problems, name, regime):
     key = parts.vocabulary.sessions[0].key
-    problem = Problem(parts, (key,), regimes_of([REGIMES[regime]], parts.model.grid)[0])
+    problem = problems[regime]
     fits = quick(name).fit(problem)
     if isinstance(fits[key], NotApplicable):
         assert fits[key].reason
@@ -118,12 +124,11 @@ def only_what_is_shown_counts(parts, name, regime):
         assert any(not np.array_equal(a, c, equal_nan=True) for a, c in zip(plain, changed, strict=True))
 
 
-def test_which_baselines_are_defined_where(parts):
+def test_which_baselines_are_defined_where(parts, problems):
     key = parts.vocabulary.sessions[0].key
     cheap = ("mean", "psth", "last_value", "autoregression", "linear_decoder", "wiener", "shuffled_stimulus")
     defined = {}
-    for regime, text in REGIMES.items():
-        problem = Problem(parts, (key,), regimes_of([text], parts.model.grid)[0])
+    for regime, problem in problems.items():
         fits = {name: BASELINES[name].fit(problem)[key] for name in cheap}
         defined[regime] = {name for name, fitted in fits.items() if not isinstance(fitted, NotApplicable)}
     assert defined == {

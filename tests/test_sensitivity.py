@@ -292,6 +292,7 @@ def trained(colony, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_from_end_to_end(trained, tmp_path, monkeypatch):
     """Run folder -> JSON and page; again from what was kept; the same numbers by the untouched route through the predictor."""
     options = Options(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from omnimouse_jax.pages.picture import png
 from omnimouse_jax.probe.sensitivity.causality import dependence, profile
 from omnimouse_jax.probe.sensitivity.curves import (
     Curve,
@@ -23,7 +24,6 @@ from omnimouse_jax.probe.sensitivity.curves import (
 )
 from omnimouse_jax.probe.sensitivity.options import Options
 from omnimouse_jax.probe.sensitivity.page_words import causality_told, star_told
-from omnimouse_jax.probe.sensitivity.pictures import png
 from omnimouse_jax.probe.sensitivity.recorded import Sums
 from omnimouse_jax.probe.sensitivity.subject import Subject
 from omnimouse_jax.probe.sensitivity.summary import _censored

@@ -13,7 +13,7 @@ from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.opened import open_run
 from omnimouse_jax.probe.settings import plain
 from omnimouse_jax.probe.similarity import responses as S
-from omnimouse_jax.probe.similarity.measure import Read, compared, untrained
+from omnimouse_jax.probe.similarity.measure import Read, compared
 from omnimouse_jax.probe.similarity.page import build, write_page
 from omnimouse_jax.probe.similarity.probe import lines
 from omnimouse_jax.probe.similarity.rdm import euclidean_rdm
@@ -102,7 +102,7 @@ def test_behaviour_is_taken_off_and_the_stimulus_is_not():
 @pytest.mark.slow
 def test_recorded_and_predicted_are_of_the_same_neurons_and_conditions(run):
     session = run.sessions[0]
-    of = S.session_data({"a": run, "fresh": untrained(run, 0)}, session, "stimulus", "test", 0.5)
+    of = S.session_data({"a": run, "fresh": run.untrained(0)}, session, "stimulus", "test", 0.5)
     assert of.recorded.conditions == of.models["a"].conditions == of.cut.conditions
     assert of.recorded.values.shape[0] == 4
     assert of.models["a"].values.shape == (1, *of.recorded.values.shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -32,7 +33,7 @@ from omnimouse_jax.training.defaults import model_config
 from omnimouse_jax.training.parallel import make_mesh
 from omnimouse_jax.training.resume import config_of
 from omnimouse_jax.training.setup import Parts, enable_compilation_cache, regimes_of
-from omnimouse_jax.training.step import Capacity, Trained
+from omnimouse_jax.training.step import Capacity, Trained, init_params
 
 Tree = Any
 
@@ -85,6 +86,13 @@ class Run:
         """Parameters of the checkpoint, on `mesh`; the optimiser's state is not read."""
         target = restore_target(self.model, Capacity.of(self.vocabulary), self.mesh, self._trained)
         return self._saved.restore_params(self.step, target.params)
+
+    def untrained(self, seed: int) -> Run:
+        """The run before its first step: the same architecture, rows and recordings, parameters drawn by `seed`."""
+        fresh = copy.copy(self)
+        capacity = Capacity.of(self.vocabulary)
+        fresh.__dict__["params"] = init_params(self.model, capacity, seed, self.mesh, self._trained)
+        return fresh
 
     def parts(self, store: Store) -> Parts:
         """What `training.setup.predictions` works with, on recordings of this store."""

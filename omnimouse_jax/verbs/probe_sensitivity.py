@@ -38,7 +38,7 @@ def add(subparsers: Any) -> None:
     made.add_argument("--no-untrained", action="store_true", help="without the untrained control")
     made.add_argument("--seed", type=int, default=0, help="of windows, neurons, attacks and resamples (default: 0)")
     made.add_argument("--rows", type=int, default=32, help="windows on the device at a time (default: 32)")
-    made.add_argument("--smoke", action="store_true", help="8 stimuli, 3 budgets, 10 steps: under a minute")
+    made.add_argument("--smoke", action="store_true", help="everything once, small: 8 stimuli, 3 budgets, 10 steps")
     made.set_defaults(look=sensitivity)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from omnimouse_jax.evaluate.baselines.constant import mean_response
+from omnimouse_jax.evaluate.baselines.constant import StimulusClock, mean_response
 from omnimouse_jax.evaluate.baselines.features import Rotation
 from omnimouse_jax.evaluate.baselines.problem import N_FOLDS, Fits, NotApplicable, Problem, each, laid_out
 from omnimouse_jax.evaluate.baselines.ridge import Ridge, blocked_folds, ridge_fit
@@ -21,6 +21,8 @@ from omnimouse_jax.training.setup import Parts, predictions
 from omnimouse_jax.training.step import init_params
 
 SHUFFLE_STREAM = 33
+#: Moments of a window at which stimuli are compared.
+MOMENTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,27 +177,31 @@ class _ShuffledSource:
 
 
 def donors(parts: Parts, windows: list[Window], seed: int) -> dict[Window, Window]:
-    """For each window another one of its session, at random, none of whose stimuli it shares; itself if there is no such window."""
+    """For each window another one of its session, at random: one that shares no stimulus with it, or else the fewest moments at
+    which both show the same. A session of one window keeps it.
+    """
     found: dict[Window, Window] = {}
     rng = np.random.default_rng([seed, SHUFFLE_STREAM])
     for key in dict.fromkeys(window.session for window in windows):
         mine = [window for window in windows if window.session == key]
-        stimuli = _stimuli(parts, key, mine)
+        shown = _stimuli(parts, key, mine)
         for number, window in enumerate(mine):
-            others: Int[np.ndarray, " m"] = rng.permutation(len(mine))
-            free = (int(o) for o in others if o != number and not stimuli[number] & stimuli[o])
-            found[window] = mine[next(free, number)]
+            order = [int(other) for other in rng.permutation(len(mine)) if other != number]
+            found[window] = mine[min(order, key=lambda other: _alike(shown[number], shown[other]), default=number)]
     return found
 
 
-def _stimuli(parts: Parts, key: str, windows: list[Window]) -> list[set[str]]:
-    """Contents of the trials that each window touches, blanks left out."""
-    trials, contents = parts.store.recording(key).trials, parts.store.trial_contents(key)
-    seconds = parts.model.grid.seconds
-    return [
-        {str(c) for c in contents[(trials.start < w.start + seconds - 1e-6) & (trials.end > w.start + 1e-6)] if c}
-        for w in windows
-    ]
+def _stimuli(parts: Parts, key: str, windows: list[Window]) -> list[np.ndarray]:
+    """Contents of the trials that are on at some moments of each window; "" in blanks."""
+    store = parts.store
+    clock = StimulusClock(store.recording(key).trials, store.trial_contents(key), parts.model.grid.response_rate)
+    moments = np.linspace(0, parts.model.grid.seconds, MOMENTS, endpoint=False)
+    return [clock.at(window.start + moments)[0] for window in windows]
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
+    """How many moments show the same stimulus, and how many stimuli both show."""
+    return int(((a == b) & (a != "")).sum()), len({*a.tolist()} & {*b.tolist()} - {""})
 
 
 @dataclasses.dataclass(frozen=True)

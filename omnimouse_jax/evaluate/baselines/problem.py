@@ -163,6 +163,20 @@ class Problem:
     def _examples(self, key: str, index: WindowIndex | None, share: float) -> Examples | None:
         if index is None or key not in index.sessions:
             return None
+        name = (key, index is self.training_windows, share)
+        if name not in self._kept:
+            found = self._read(key, index, share)
+            kept = sum(e.truth.responses.size for e in self._kept.values() if e is not None)
+            if found is not None and kept + found.truth.responses.size > VALUES // 4:
+                return found  # many baselines ask for the same windows, but memory is finite
+            self._kept[name] = found
+        return self._kept[name]
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, bool, float], Examples | None]:
+        return {}
+
+    def _read(self, key: str, index: WindowIndex, share: float) -> Examples | None:
         numbers, grid, view = index.numbers_of(key), self.parts.model.grid, self.view(key)
         at_most = int(VALUES * share) // (grid.n_samples * len(view.slots))
         if view.sees_screen:

@@ -230,7 +230,7 @@ def spectra(found: Found) -> str:
     if not drawn:
         return ""
     top = max(len(v) for v, _, _ in drawn.values())
-    ranks = [r for r in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if r <= top]
+    ranks = [float(r) for r in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if r <= top]
     positive = np.concatenate([v[v > 0] for v, _, _ in drawn.values()])
     decades = [10.0**k for k in range(math.floor(math.log10(max(positive.min(), 1e-6))), 1)]
     y = Axis(decades[0], 1.0, "share of variance", tuple((d, f"{d:g}") for d in decades), log=True)
@@ -247,6 +247,6 @@ def spectra(found: Found) -> str:
             usable = usable[values[usable - 1] > 0]
             level = np.average(np.log(values[usable - 1]) + alpha * np.log(usable), weights=1 / usable)
             fit = np.exp(level - alpha * np.log(usable))
-            plot.line(usable, np.where(fit >= decades[0], fit, np.nan), look.line)
+            plot.line(usable.astype(float), np.where(fit >= decades[0], fit, np.nan), look.line)
         plot.end()
     return plot.svg()

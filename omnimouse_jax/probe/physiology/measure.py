@@ -20,7 +20,7 @@ from omnimouse_jax.probe.physiology import compare, exciting, gain, natural, rec
 from omnimouse_jax.probe.physiology.experiment import Protocol, best_gratings, examine, sizes
 from omnimouse_jax.probe.physiology.options import Options
 from omnimouse_jax.probe.physiology.planted import planted_subject
-from omnimouse_jax.probe.physiology.subject import Geometry, Subject, geometry_of, model_subject, untrained
+from omnimouse_jax.probe.physiology.subject import Geometry, Subject, geometry_of, model_subject
 from omnimouse_jax.probe.predictor import Predictor
 from omnimouse_jax.probe.settings import digest
 from omnimouse_jax.progress import Progress
@@ -100,7 +100,7 @@ def probe(
         tuning = {k: v for k, v in recording.truth["tuning"].items() if k != "additive_channels"}
         truth = {k: np.asarray(v)[predictor.neurons] for k, v in tuning.items()}
     if options.untrained:
-        fresh = Predictor.of(untrained(run, options.seed), session, regime)
+        fresh = Predictor.of(run.untrained(options.seed), session, regime)
         subjects.append(model_subject(fresh, "untrained", options.degrees or None))
     shared = (identity, session, regime, options.natural_windows, options.degrees, options.seed, p.onset_s, p.read_s)
     stages = Stages(out / "stages", shared, _plan(subjects, options, len(shown.windows)))

@@ -260,8 +260,10 @@ def _inputs(found: Found) -> str:
             )
             if "planted_value" in arrays:
                 mine, best, own = (float(arrays[k][row]) for k in ("planted_value", "planted_natural", "planted_best"))
-                words += f". The planted neuron: {number(mine, 2)} to it, {number(best, 2)} to its best natural, "
-                f"{number(own, 2)} to its own"
+                words += (
+                    f". The planted neuron: {number(mine, 2)} to it, {number(best, 2)} to its best natural stimulus, "
+                )
+                words += f"{number(own, 2)} to its own most exciting one"
             film = name == "film"
             stimulus = arrays["stimuli"][row]
             alt = f"Most exciting {name} of neuron {n}"
@@ -303,8 +305,8 @@ def _definitions(results: Mapping[str, Any]) -> str:
 
 def _reproduce(told: Mapping[str, Any], found: Found) -> str:
     flags = " --smoke" if told["settings"]["smoke"] else ""
-    command = f"omnimouse-jax probe physiology {told['run']} --session {found.session} --seed "
-    f"{told['settings']['seed']}{flags} --out OUT"
+    asked = f"--session {found.session} --seed {told['settings']['seed']}{flags}"
+    command = f"omnimouse-jax probe physiology {told['run']} {asked} --out OUT"
     g = found.geometry
     facts = [
         ("checkpoint", f"step {told['checkpoint_step']}, hash {told['checkpoint_hash']}"),

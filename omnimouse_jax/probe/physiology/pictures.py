@@ -1,33 +1,19 @@
-"""Grey pictures inside a page: PNG by hand, enlarged by the browser without smoothing."""
+"""Grey pictures of stimuli and maps, enlarged by the browser without smoothing."""
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
 from html import escape
 
 import numpy as np
 from jaxtyping import Float
 
-
-def png(levels_HxW: Float[np.ndarray, "H W_"]) -> bytes:
-    """An 8 bit grey PNG of values in [0, 1]."""
-    pixels = np.rint(np.clip(levels_HxW, 0.0, 1.0) * 255).astype(np.uint8)
-    height, width = pixels.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+from omnimouse_jax.pages.picture import data_url
 
 
 def image(levels_HxW: Float[np.ndarray, "H W_"], alt: str) -> str:
-    """An <img> of class "stimulus"."""
-    data = base64.b64encode(png(levels_HxW)).decode()
-    return f'<img class="stimulus" alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+    """An <img> of class "stimulus" of levels in [0, 1]."""
+    pixels = np.rint(np.clip(levels_HxW, 0.0, 1.0) * 255).astype(np.uint8)
+    return f'<img class="stimulus" alt="{escape(alt, quote=True)}" src="{data_url(pixels)}">'
 
 
 def strip(film_TxHxW: Float[np.ndarray, "T H W_"], frames: int, alt: str) -> str:

@@ -18,7 +18,7 @@ from omnimouse_jax.errors import UserError
 from omnimouse_jax.probe.physiology.subject import Geometry, Levels, Subject
 from omnimouse_jax.recordings.session import Recording
 from omnimouse_jax.recordings.synthetic import neurons as law
-from omnimouse_jax.recordings.synthetic.behavior import _SATURATING as SATURATING
+from omnimouse_jax.recordings.synthetic.behavior import SATURATING
 from omnimouse_jax.recordings.synthetic.mouse import Mouse, draw_mouse
 from omnimouse_jax.recordings.synthetic.observation import KERNELS
 from omnimouse_jax.recordings.synthetic.spec import ColonySpec
@@ -129,13 +129,13 @@ def law_arrays(
     decay = np.exp(-1 / (np.clip(0.1 / neurons.temporal_frequency, 0.03, 0.1) * spec.frame_rate))
     # three equal complex poles in a row: binomial(k + 2, 2) z^k
     counts = np.where(past, (lag + 1) * (lag + 2) / 2, 0.0)[..., None]
-    filters = (1 - decay) ** law._POLES * counts * (decay * np.exp(1j * turn)) ** lag[..., None]
-    x, y = law._pixel_degrees(spec)
-    radius = 2 * law._POOL_DEGREES**2
+    filters = (1 - decay) ** law.POLES * counts * (decay * np.exp(1j * turn)) ** lag[..., None]
+    x, y = law.pixel_degrees(spec)
+    radius = 2 * law.POOL_DEGREES**2
     pool = np.exp(-((x[:, None] - view.pool_x) ** 2 + (y[:, None] - view.pool_y) ** 2) / radius)
     near = np.exp(-((view.pool_x[:, None] - neurons.x) ** 2 + (view.pool_y[:, None] - neurons.y) ** 2) / radius)
     share = (1 - spec.global_pool) * near / near.sum(axis=0) + spec.global_pool / len(view.pool_x)
-    slow = np.exp(-1 / (law._POOL_SECONDS * spec.frame_rate))
+    slow = np.exp(-1 / (law.POOL_SECONDS * spec.frame_rate))
     arrays = Law(
         even,
         odd,

@@ -6,7 +6,6 @@ the experiments cannot tell them apart.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -18,10 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.probe.predictor import WHITE, Context, Predictor
 from omnimouse_jax.recordings.session import Recording
-from omnimouse_jax.training.step import ALL, Capacity, init_params
 
 #: Width of a screen in visual degrees where nothing says it: that of the usual 36 x 64 pictures.
 ASSUMED_DEGREES = 128.0
@@ -205,11 +202,3 @@ def model_subject(predictor: Predictor, name: str = "model", degrees: float | No
         neuron_ids=predictor.neuron_ids,
         channels=channels,
     )
-
-
-def untrained(run: Run, seed: int) -> Run:
-    """The run as it was before its first step: the same architecture and rows, parameters drawn by `seed`."""
-    fresh = copy.copy(run)
-    capacity = Capacity.of(run.vocabulary)
-    fresh.__dict__["params"] = init_params(run.model, capacity, seed, run.mesh, ALL)
-    return fresh

@@ -74,10 +74,8 @@ class Ball(NamedTuple):
     def project(self, d: Video, eps: Budget, x: Video) -> Video:
         """To the ball, then to the box. The second cannot leave the first: it moves pixels towards 0 only."""
         if self.norm == "linf":
-            inside = jnp.clip(d, -eps, eps)
-        else:
-            inside = d * jnp.minimum(1.0, eps / jnp.maximum(self.size(d), TINY))
-        return boxed(inside, x)
+            return boxed(jnp.clip(d, -eps, eps), x)
+        return boxed(d * jnp.minimum(1.0, eps / jnp.maximum(self.size(d), TINY)), x)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "F H W_"]:
         """One random perturbation inside the ball of budget 1: noise of random size (l2), or every pixel for itself (linf)."""
@@ -95,17 +93,17 @@ class Ball(NamedTuple):
 
     def equal(self, u: Video, target: Float[Array, "W _ 1 1"], x: Video) -> Video:
         """Directions `u` scaled so that, cut to the box, they take the budget `target`, where the box leaves room for that."""
-        u = u / jnp.maximum(self.size(u), TINY)
+        along = jnp.asarray(u) / jnp.maximum(self.size(u), TINY)
         low, high = jnp.zeros_like(target), MOST * target
 
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = (low + high) / 2
-            below = self.size(boxed(middle * u, x)) < target
+            below = self.size(boxed(middle * along, x)) < target
             return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
         low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-        return boxed(low * u, x)
+        return boxed(low * along, x)
 
 
 def boxed(d: Video, x: Video) -> Video:

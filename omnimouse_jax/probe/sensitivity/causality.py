@@ -30,7 +30,10 @@ def dependence(subject: Subject, n_stimuli: int, seed: int = 0) -> Dependence:
     whole = dataclasses.replace(subject, frames=None)
     clean = whole.clean_samples[at]
     n_samples, n_frames = clean.shape[1], whole.shape[0]
-    signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), size=(len(at), subject.n_neurons)) * subject.inverse
+    signs = (
+        np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), size=(len(at), subject.n_neurons))
+        * subject.inverse
+    )
     gain = np.zeros((n_samples, n_frames))
     # (stimulus, sample) pairs, as many at a time as a batch has rows.
     stimulus, sample = (part.ravel() for part in np.meshgrid(at, np.arange(n_samples), indexing="ij"))

@@ -3,7 +3,6 @@ training."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,11 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.probe.sensitivity.balls import Ball
 from omnimouse_jax.probe.sensitivity.subject import Subject
-from omnimouse_jax.training.parallel import make_mesh
-from omnimouse_jax.training.step import Capacity, init_params
 
 #: Of the blur, as a fraction of the frame's height: 1 pixel of 16.
 BLUR = 1.0 / 16.0
@@ -99,11 +95,3 @@ def _along(d: Any, axis: int, sd: float) -> Array:
         at = np.where(at > n - 1, 2 * (n - 1) - at, at)
         np.add.at(matrix, (np.arange(n), at), weight)
     return jnp.moveaxis(jnp.moveaxis(d, axis, -1) @ matrix.T, -1, axis)
-
-
-def untrained(run: Run, seed: int) -> Run:
-    """The same architecture, vocabulary and recordings with parameters drawn anew; tables too."""
-    fresh = copy.copy(run)
-    params = init_params(run.model, Capacity.of(run.vocabulary), seed, make_mesh(1))
-    fresh.__dict__["params"] = params
-    return fresh

@@ -1,7 +1,7 @@
 """Local gains: how fast responses move at the stimulus itself, from the Jacobian J of z, without any attack.
 
 Of a neuron: the dual norm of its gradient. Of the population: the largest D per unit of budget; for a clip-wise l2 ball that is
-sigma_max(J) / sqrt(R N) in RMS units, by power iteration with jvp and vjp. For other balls the same iteration with the ball's own
+sigma_max(J) / sqrt(R N) in RMS units, by power iteration with J' u and J v. For other balls the same iteration with the ball's own
 projection climbs to a local maximum, a lower bound. (Sheet, 2.2.)
 """
 
@@ -85,7 +85,9 @@ def population_gain(
         sigma, left = np.asarray(top) / math.sqrt(subject.dim), np.asarray(left)
         squares = sigma.astype(np.float64) ** 2
         for _ in range(probes):
-            signs = np.stack([rng.choice(np.float32([-1, 1]), (n_read, subject.n_neurons)) for rng in rngs])
+            signs = np.stack(
+                [rng.choice(np.array([-1.0, 1.0], np.float32), (n_read, subject.n_neurons)) for rng in rngs]
+            )
             signs -= left * (signs * left).sum((1, 2), keepdims=True)
             weights = signs * subject.inverse * np.float32(n_read / n_samples)
             weights = np.broadcast_to(weights, (len(some), n_samples, subject.n_neurons)).astype(np.float32)
@@ -106,18 +108,20 @@ def _power(f: Function, ball: Ball, steps: int) -> Any:
         def unit(d: Any) -> Array:
             return jnp.where(in_plain, plain.unit(d), ball.unit(d))
 
-        def once(v: Any) -> tuple[Array, Array]:
-            moved, back = jax.jvp(lambda d: f.z(batch, d), (at,), (v,))[1], jax.vjp(lambda d: f.z(batch, d), at)[1]
-            return moved, back(moved)[0]
+        back = jax.vjp(lambda d: f.z(batch, d), at)[1]
+
+        def along(v: Any) -> Array:
+            """J v as the transpose of u -> J' u: forward mode does not pass attention with a backward pass of its own."""
+            return jax.linear_transpose(lambda u: back(u)[0], jnp.zeros_like(batch.clean))(v)[0]
 
         def step(v: Any, _: Any) -> tuple[Any, None]:
-            back = once(v)[1]
+            pulled = back(along(v))[0]
             # Where nothing moves the direction stays what it was.
-            dead = (jnp.abs(back).max((1, 2, 3)) == 0)[:, None, None, None]
-            return jnp.where(dead, v, unit(back)), None
+            dead = (jnp.abs(pulled).max((1, 2, 3)) == 0)[:, None, None, None]
+            return jnp.where(dead, v, unit(pulled)), None
 
         v, _ = jax.lax.scan(step, unit(start), None, length=steps)
-        moved = jax.jvp(lambda d: f.z(batch, d), (at,), (v,))[1]
+        moved = along(v)
         length = jnp.sqrt(jnp.square(moved).sum((1, 2)))
         return length, v, moved / jnp.maximum(length, 1e-30)[:, None, None]
 

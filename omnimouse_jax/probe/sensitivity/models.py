@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.probe.predictor import Predictor, Shown
-from omnimouse_jax.probe.sensitivity.controls import untrained
 from omnimouse_jax.probe.sensitivity.options import Options
 from omnimouse_jax.probe.sensitivity.recorded import Signal, Sums, signal_of
 from omnimouse_jax.probe.sensitivity.subject import Subject, read, spread
@@ -67,7 +66,7 @@ def gather(runs: Sequence[Run], options: Options) -> Lineup:
         group = group_of(run)
         if (architecture := digest([run.model, len(run.sessions)])) not in seen:
             seen.add(architecture)
-            fresh = untrained(run, options.seed + 1)
+            fresh = run.untrained(options.seed + 1)
             entries.append(
                 (f"untrained {_short(name, group)}", "untrained", fresh, Predictor.of(fresh, session, options.regime))
             )

@@ -51,7 +51,7 @@ class Options:
         return Effort(self.steps, self.full_steps, self.neuron_pairs)
 
     def smoke(self) -> Options:
-        """Everything once, in under a minute on two cores: 8 stimuli, 3 budgets, K = 10, one antipodal pair."""
+        """Everything once, small: 8 stimuli, 3 budgets, K = 10, one antipodal pair."""
         return dataclasses.replace(
             self,
             stimuli=min(self.stimuli, 8),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from omnimouse_jax.pages.picture import data_url
 from omnimouse_jax.probe.sensitivity.measure import Measured
 from omnimouse_jax.probe.sensitivity.models import Lineup
 from omnimouse_jax.probe.sensitivity.options import LEVELS, Options
@@ -21,28 +19,12 @@ STIMULI = 2
 FRAMES = 60
 
 
-def png(grey: UInt8[np.ndarray, "H W_"]) -> bytes:
-    """An 8-bit grey picture (PNG specification, 1.2: IHDR, IDAT with filter 0, IEND)."""
-    height, width = grey.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), grey], 1).tobytes()
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-
-
-def data_url(grey: UInt8[np.ndarray, "H W_"]) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(grey)).decode()
-
-
 def pictures(
     lineup: Lineup, measured: Mapping[str, Sequence[Measured]], options: Options, budget: int | None = None
 ) -> list[dict[str, Any]]:
     """For some stimuli: the frames, and per model and norm the perturbation at one budget (default: the middle of the grid),
-    amplified
-    around grey so that its largest pixel is black or white, and the perturbed frames. `factor` is the amplification."""
+    amplified around grey so that its largest pixel is black or white, and the perturbed frames. `factor` is the amplification.
+    """
     e = len(options.budgets) // 2 if budget is None else budget
     subject = lineup.models[0].subject
     n_frames = subject.shape[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,14 +40,6 @@ from omnimouse_jax.probe.similarity.rsa import (
 from omnimouse_jax.probe.similarity.settings import DISTANCES, RECORDED, UNTRAINED, Settings
 from omnimouse_jax.probe.similarity.tower import tower_values
 from omnimouse_jax.progress import Progress
-from omnimouse_jax.training.step import Capacity, init_params
-
-
-def untrained(run: Run, seed: int) -> Run:
-    """The same run with parameters that nothing was trained on."""
-    fresh = copy.copy(run)
-    fresh.__dict__["params"] = init_params(run.model, Capacity.of(run.vocabulary), seed, run.mesh, run._trained)
-    return fresh
 
 
 class Read(NamedTuple):
@@ -93,7 +84,7 @@ def compared(read: Iterable[Read], names: Sequence[str], s: Settings) -> dict[st
 
 def _read(runs: Mapping[str, Run], sessions: Sequence[str], s: Settings) -> Iterator[Read]:
     first = next(iter(runs.values()))
-    every = {**runs, UNTRAINED: untrained(first, s.seed)}
+    every = {**runs, UNTRAINED: first.untrained(s.seed)}
     progress = Progress(len(sessions), label="session ")
     for number, key in enumerate(sessions):
         progress.show(number, key, force=True)

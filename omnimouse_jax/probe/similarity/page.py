@@ -12,8 +12,8 @@ import numpy as np
 from omnimouse_jax.files import write_atomically
 from omnimouse_jax.pages.document import document
 from omnimouse_jax.pages.marks import MARKERS, number, plural
+from omnimouse_jax.pages.picture import data_url
 from omnimouse_jax.pages.plot import Axis, Plot
-from omnimouse_jax.probe.sensitivity.pictures import data_url
 from omnimouse_jax.probe.similarity.page_parts import STROKES, bracket, table, there, told
 from omnimouse_jax.probe.similarity.page_patterns import alignment, between, procrustes
 from omnimouse_jax.probe.similarity.page_words import definitions

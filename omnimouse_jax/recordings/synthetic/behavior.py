@@ -17,7 +17,7 @@ from omnimouse_jax.recordings.synthetic.neurons import STATE
 from omnimouse_jax.recordings.synthetic.spec import ColonySpec
 
 CLOCK_RATE = 100.0
-_SATURATING = 18.0  # cm/s; at twice this speed neurons hardly tell a faster run
+SATURATING = 18.0  # cm/s; at twice this speed neurons hardly tell a faster run
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def behave(rng: np.random.Generator, temper: Temper, start: float, end: float) -
     )
     threshold = stats.norm.ppf(1 - temper.running_fraction)
     speed = 18.0 * np.maximum(0.6 * arousal + 0.8 * step - threshold, 0.0)
-    running = np.tanh(speed / _SATURATING)
+    running = np.tanh(speed / SATURATING)
     decay = np.exp(-1 / (1.0 * CLOCK_RATE))
     followed = signal.lfilter([1 - decay], [1, -decay], running, zi=[decay * running[0]])[0]
     size = 0.6 * arousal + 2.0 * (followed - 0.2) + 0.4 * iris

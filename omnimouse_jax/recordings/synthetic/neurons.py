@@ -17,9 +17,9 @@ from scipy import signal
 
 from omnimouse_jax.recordings.synthetic.spec import ColonySpec
 
-_POLES = 3  # of the temporal filter
-_POOL_SECONDS = 0.08  # time constant of the contrast pool
-_POOL_DEGREES = 14.0  # its Gaussian radius
+POLES = 3  # of the temporal filter
+POOL_SECONDS = 0.08  # time constant of the contrast pool
+POOL_DEGREES = 14.0  # its Gaussian radius
 _CHUNK_FRAMES = 4096
 #: Behaviour that neurons know, in the order of `Population.additive`.
 STATE = ("pupil_x", "pupil_y", "pupil_size", "pupil_size_derivative", "running")
@@ -133,18 +133,18 @@ class View:
 
 def make_view(spec: ColonySpec, pool: np.ndarray, ticks: Int[np.ndarray, " T"]) -> View:
     """Local contrast energy (Gaussian-weighted variance of contrast) on a coarse grid, low-passed in time."""
-    x, y = _pixel_degrees(spec)
+    x, y = pixel_degrees(spec)
     width, height = spec.screen_degrees, spec.screen_degrees * spec.screen[0] / spec.screen[1]
-    across, down = max(2, round(width / _POOL_DEGREES)), max(2, round(height / _POOL_DEGREES))
+    across, down = max(2, round(width / POOL_DEGREES)), max(2, round(height / POOL_DEGREES))
     gx, gy = np.meshgrid((np.arange(across) + 0.5) / across - 0.5, (np.arange(down) + 0.5) / down - 0.5)
     gx, gy = gx.ravel() * width, gy.ravel() * height
-    weights = np.exp(-((x[:, None] - gx) ** 2 + (y[:, None] - gy) ** 2) / (2 * _POOL_DEGREES**2))
+    weights = np.exp(-((x[:, None] - gx) ** 2 + (y[:, None] - gy) ** 2) / (2 * POOL_DEGREES**2))
     weights /= weights.sum(axis=0)
     energy = np.zeros((len(pool) + 1, len(gx)))
     for i in range(0, len(pool), _CHUNK_FRAMES):
         contrast = _contrast(spec, pool[i : i + _CHUNK_FRAMES])
         energy[i : i + len(contrast)] = contrast**2 @ weights - (contrast @ weights) ** 2
-    decay = np.exp(-1 / (_POOL_SECONDS * spec.frame_rate))
+    decay = np.exp(-1 / (POOL_SECONDS * spec.frame_rate))
     smooth = signal.lfilter([1 - decay], [1, -decay], energy[ticks], axis=0)
     return View(spec, pool, ticks, gx, gy, smooth)
 
@@ -153,7 +153,7 @@ def gabors(
     spec: ColonySpec, neurons: Population
 ) -> tuple[Float[np.ndarray, "pixels N"], Float[np.ndarray, "pixels N"]]:
     """Even and odd Gabors that ignore uniform grey; their optimal grating of contrast 1 gives amplitude about 1."""
-    x, y = _pixel_degrees(spec)
+    x, y = pixel_degrees(spec)
     dx, dy = x[:, None] - neurons.x, y[:, None] - neurons.y
     angle = np.deg2rad(neurons.direction)
     along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
@@ -177,9 +177,9 @@ def stimulus_drive(view: View, neurons: Population) -> Float[np.ndarray, "T N"]:
     decay = np.exp(-1 / (np.clip(0.1 / neurons.temporal_frequency, 0.03, 0.1) * spec.frame_rate))
     for k in range(n):
         # complex one-pole filters in a row, gain 1 at +tf, pass the preferred direction; conjugated, the other one
-        a = np.poly([decay[k] * np.exp(1j * turn[k])] * _POLES)
+        a = np.poly([decay[k] * np.exp(1j * turn[k])] * POLES)
         gabor = both[:, k] + 1j * both[:, n + k]
-        gain = (1 - decay[k]) ** _POLES
+        gain = (1 - decay[k]) ** POLES
         preferred = signal.lfilter([gain], a, gabor)
         against = np.conj(signal.lfilter([gain], a, np.conj(gabor)))
         rest = 1 - neurons.direction_selectivity[k]
@@ -187,7 +187,7 @@ def stimulus_drive(view: View, neurons: Population) -> Float[np.ndarray, "T N"]:
         energy = np.abs(preferred) ** 2 + rest**2 * np.abs(against) ** 2
         drive[:, k] = 2 * (1 - neurons.complexity[k]) * simple + neurons.complexity[k] * energy
     near = np.exp(
-        -((view.pool_x[:, None] - neurons.x) ** 2 + (view.pool_y[:, None] - neurons.y) ** 2) / (2 * _POOL_DEGREES**2)
+        -((view.pool_x[:, None] - neurons.x) ** 2 + (view.pool_y[:, None] - neurons.y) ** 2) / (2 * POOL_DEGREES**2)
     )
     share = (1 - spec.global_pool) * near / near.sum(axis=0) + spec.global_pool / len(view.pool_x)
     drive /= spec.semisaturation**2 + view.contrast_energy @ share
@@ -222,7 +222,7 @@ def _contrast(spec: ColonySpec, frames: np.ndarray) -> Float[np.ndarray, "n pixe
     return (frames.reshape(len(frames), -1).astype(np.float64) - spec.grey) / spec.contrast
 
 
-def _pixel_degrees(spec: ColonySpec) -> tuple[Float[np.ndarray, " pixels"], Float[np.ndarray, " pixels"]]:
+def pixel_degrees(spec: ColonySpec) -> tuple[Float[np.ndarray, " pixels"], Float[np.ndarray, " pixels"]]:
     rows, columns = np.mgrid[: spec.screen[0], : spec.screen[1]].astype(np.float64)
     x = (columns - (spec.screen[1] - 1) / 2) * spec.degrees_per_pixel
     y = ((spec.screen[0] - 1) / 2 - rows) * spec.degrees_per_pixel
