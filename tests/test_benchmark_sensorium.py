@@ -178,7 +178,10 @@ class TestVideos:
         assert np.abs(np.concatenate(targets).T - expected["scores/oracle_target_concat"]).max() < 2e-6
         outputs = [dummy(expected, rec, int(k)).responses for k in trials]
         assert np.array_equal(np.concatenate(outputs).T, expected["scores/oracle_output_concat"])
-        found = sensorium2023.per_neuron(targets, outputs)
+        sums = official.VideoCorrelation(rec.n_neurons)
+        for target, output in zip(targets, outputs, strict=True):
+            sums.add(target, output)
+        found = sums.per_neuron()
         assert np.abs(found - expected["scores/oracle_per_neuron"]).max() < LIMIT
         assert found.mean() == pytest.approx(float(expected["scores/oracle_mean"]), abs=LIMIT)
 

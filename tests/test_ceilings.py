@@ -247,9 +247,29 @@ def test_the_known_law_is_that_of_what_the_regime_shows(colony):
         (Inputs(True, True, False), "stimulus_behavior"),
         (Inputs(True, True, True), "all_but_private_noise"),
     ):
-        found = known_law(recording, inputs, scored, 100, 0)
+        found = known_law(recording, inputs, ("test",), scored, 100, 0)
         assert found is not None
         assert found.estimator == f"known law: {name}"
         assert found.value == pytest.approx(recording.truth["ceiling"][name]["mean"])
         assert found.low < found.value < found.high
-    assert known_law(recording, Inputs(False, True, False), scored, 100, 0) is None
+    assert known_law(recording, Inputs(False, True, False), ("test",), scored, 100, 0) is None
+    assert known_law(recording, Inputs(True, False, False), ("validation",), scored, 100, 0) is None, "of another tier"
+
+
+@pytest.mark.parametrize("late", [0.0, 1 / 120, 1 / 60, 1 / 40])
+def test_every_sample_has_a_moment_however_late_it_is(late):
+    """Trials on a clock of their own: half a sample after a grid of 30 Hz, rounding to even put two samples into one bin."""
+    trials = Trials(
+        np.array([0.0, 10.0]),
+        np.array([10.0, 20.0]),
+        np.array(["test"] * 2),
+        np.array(["video"] * 2),
+        np.array(["clip"] * 2),
+        np.ones(2, bool),
+    )
+    stimuli = RepeatedStimuli.of(trials, np.array(["clip"] * 2), ("test",), 30)
+    trial, group = stimuli.locate(late + np.arange(600) / 30)
+    for number in (0, 1):
+        mine = group[(trial == number) & (group >= 0)]
+        assert len(mine) >= 299
+        assert len(np.unique(mine)) == len(mine)

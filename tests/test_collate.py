@@ -82,3 +82,22 @@ def test_a_vocabulary_grows_without_moving_rows():
     assert new.neuron_rows("c").tolist() == [14, 15, 16]
     assert new.animal_row("c") == old.animal_row("a")
     assert Vocabulary.from_json(new.to_json()) == new
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_column_of_one_neuron_is_whole(n):
+    """numpy 2.4's isfinite(..., out=view) leaves most of a strided view of one column as it was."""
+    grid = Grid()
+    vocabulary = Vocabulary.of({"a": {"animal": "a", "n_neurons": n}})
+    sample = Sample(
+        Window("a", 0.0),
+        np.arange(n),
+        np.ones((grid.n_samples, n), np.float32),
+        np.zeros((1, grid.n_behavior)),
+        None,
+        0,
+    )
+    for n_visible in (0, 32):
+        batch = collate([sample], vocabulary, grid, 1, 64, n_visible, (4, 6), np.dtype(np.uint8), np.zeros(0, bool))
+        assert batch.response_mask.sum() == n * grid.n_samples
+        assert batch.responses.sum() == n * grid.n_samples

@@ -127,15 +127,43 @@ def test_repeats_are_those_of_the_recording_read_by_hand(parts, perfect):
     assert np.mean(mine["fev"] - (total - noise) / total) == pytest.approx(0, abs=0.03)
 
 
-def test_windows_that_overlap_show_a_moment_once(parts, perfect):
+def test_no_sample_counts_twice_however_close_windows_are(parts, perfect):
     config = parts.config.copy_and_resolve_references()
-    config.evaluation.stride_s = 0.5
+    config.evaluation.stride_s = 0.1
     key = parts.store.keys[0]
     found = evaluation(dataclasses.replace(parts, config=config), Echo(0.0), {"screen": TASKS["screen"]}, [key])
-    once = where(perfect.neurons, task="screen", session=key)
-    assert (found.neurons["n"] > 1.5 * once["n"]).all()
-    assert (found.neurons["repeats"] <= 4).all(), "a showing counts once, however many windows see it"
-    np.testing.assert_allclose(found.neurons["fev"], once["fev"], atol=0.1)
+    trials = parts.store.recording(key).trials
+    spans = (trials.end - trials.start)[(trials.tier == "test") & trials.valid]
+    assert (found.neurons["n"] <= 30 * spans.sum() + len(spans)).all()
+    assert (found.neurons["repeats"] <= 4).all()
+
+
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(tmp_path):
+    """A mouse of few neurons alone, and beside one of many: half of the neurons are shown, the same half."""
+    store = str(tmp_path / "store")
+    synthesize(store, "tiny", {"n_animals": 4, "neurons": (20, 150)}, workers=1)
+    both = prepare(micro(store, evaluation__bootstrap=10))
+    task = {"quarter": "responses[:0.25] + video -> responses[-0.25:]"}
+    small, *_, large = sorted(both.store.keys, key=lambda key: both.vocabulary.entry(key).n_neurons)
+    assert both.vocabulary.entry(small).n_neurons < 64 < both.vocabulary.entry(large).n_neurons
+    alone = evaluation(both, Echo(0.5), task, [small])
+    beside = where(evaluation(both, Echo(0.5), task, [small, large]).neurons, session=small)
+    assert alone.neurons["unit_id"].tolist() == beside["unit_id"].tolist()
+    np.testing.assert_array_equal(alone.neurons["n"], beside["n"])
+
+
+def test_asking_for_few_neurons_leaves_them_their_ceilings(parts):
+    task = {"third": "responses[:0.75] + video -> responses[-0.05:]"}
+    found = evaluation(parts, Echo(0.0), task, [parts.store.keys[0]])
+    asked = len(found.neurons["task"])
+    assert asked < parts.vocabulary.entry(parts.store.keys[0]).n_neurons / 2
+    assert all(row["value"] is not None for row in found.ceilings), [row["reason"] for row in found.ceilings]
+
+
+def test_other_regimes_are_not_compared(parts, perfect):
+    other = evaluation(parts, Echo(0.0), {"screen": "stimulus"}, parts.store.keys)
+    with pytest.raises(UserError, match="is of regimes"):
+        paired(perfect, other, "screen", "neurons")
 
 
 def test_every_row_and_table_has_what_it_says(parts, perfect, noisy):
@@ -213,7 +241,7 @@ def test_units_that_differ_are_refused(parts, noisy):
         paired(noisy, noisy, "screen", "mice")
     with pytest.raises(UserError, match="raw scores only"):
         paired(noisy, noisy, "screen", "trials", metric="feve")
-    with pytest.raises(UserError, match="no column"):
+    with pytest.raises(UserError, match="no number"):
         paired(noisy, noisy, "screen", metric="xcorr")
     fewer = paired(noisy, noisy, "screen", metric="average_correlation")
     assert fewer.difference == 0

@@ -103,14 +103,10 @@ def told(name: str, table: Table) -> str:
 def write_table(table: Table, path: Path) -> Path:
     """As CSV or, where the file is called so, as parquet. NaN is an empty field of the CSV and a null of the parquet."""
     if path.suffix == ".parquet":
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet
-        except ImportError:
-            raise UserError(
-                f"{path}: parquet needs pyarrow",
-                way_out='`pip install "omnimouse-jax[parquet]"`, or write CSV',
-            ) from None
+        require_parquet()
+        import pyarrow as pa
+        import pyarrow.parquet
+
         columns = {name: pa.array(values.tolist(), from_pandas=True) for name, values in table.items()}
         sink = io.BytesIO()
         pyarrow.parquet.write_table(pa.table(columns), sink)
@@ -122,6 +118,16 @@ def write_table(table: Table, path: Path) -> Path:
     writer.writerows(zip(*([_cell(value) for value in values.tolist()] for values in table.values()), strict=True))
     write_atomically(path, lines.getvalue().encode())
     return path
+
+
+def require_parquet() -> None:
+    """UserError where parquet cannot be written: better before scoring than after."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "parquet needs pyarrow", way_out='`pip install "omnimouse-jax[parquet]"`, or write CSV'
+        ) from None
 
 
 def _grouped(found: Evaluation, column: str, n: int, seed: int) -> Iterable[dict[str, Any]]:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,13 +31,14 @@ from jaxtyping import Float
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 TABLES = ("neurons", "behavior", "horizon", "time", "intervals")
 #: Further columns of `neurons`; NaN where not applicable.
 NEURON_METRICS = {
     "repeats": "responses per moment of a repeated stimulus, median; NaN without repeats",
     "repeated_correlation": "single-trial correlation over repeated stimuli only",
-    "repeated_ceiling": "its ceiling, CC_max of a single trial",
+    "repeated_ceiling": "its ceiling, CC_max of a single trial: an upper bound where the regime shows nothing but the screen",
+    "repeated_normalized": "repeated_correlation / repeated_ceiling where it is one",
     "average_correlation": "correlation of mean prediction and mean response over moments of repeated stimuli",
     "average_ceiling": "its ceiling, CC_max",
     "explained_variance": "share of the variance of single responses to repeated stimuli that is explained, 1 - E / V",
@@ -72,11 +75,13 @@ class Evaluation:
     time: Table
     intervals: Table
     blocks: dict[tuple[str, str], Blocks]  # (task, session)
+    regimes: dict[str, str] = dataclasses.field(default_factory=dict)  # task -> expression
 
     def save(self, path: Path) -> None:
         """Writes the tables and blocks as one .npz, at once or not at all. Lists of rows go to JSON, not here."""
         arrays: dict[str, np.ndarray] = {"version": np.array(VERSION), "source": np.array(self.source)}
         arrays["tiers"] = np.array(self.tiers, str)
+        arrays["regimes"] = np.array(list(self.regimes.items()), str).reshape(-1, 2)
         for name in TABLES:
             table: Table = getattr(self, name)
             arrays |= {f"{name}/{column}": values for column, values in table.items()}
@@ -99,7 +104,7 @@ class Evaluation:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as problem:
             raise UserError(
                 f"evaluation {path}: {problem}", way_out="make it with `omnimouse-jax evaluate RUN`"
             ) from None
@@ -115,8 +120,8 @@ class Evaluation:
             for number, key in enumerate(keys)
         }
         lists: dict[str, Any] = {name: list((scored or {}).get(name, [])) for name in ("rows", "metrics", "ceilings")}
-        tiers = tuple(arrays["tiers"].tolist())
-        return cls(source=str(arrays["source"]), tiers=tiers, blocks=blocks, **lists, **tables)
+        told: dict[str, Any] = {"source": str(arrays["source"]), "tiers": tuple(arrays["tiers"].tolist())}
+        return cls(**told, blocks=blocks, regimes=dict(arrays["regimes"].tolist()), **lists, **tables)
 
 
 def stacked(parts: Iterable[Mapping[str, Any]]) -> Table:

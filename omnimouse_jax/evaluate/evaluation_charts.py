@@ -123,7 +123,11 @@ def maps(neurons: Table) -> str:
         for place, low in enumerate(LEVELS):
             high = LEVELS[place + 1] if place + 1 < len(LEVELS) else math.inf
             inside = (raw >= low) & (raw < high)
-            plot.begin("model", f"{MODEL};opacity:{0.12 + 0.88 * place / (len(LEVELS) - 1):.2f}")
+            plot.begin("model", f"{MODEL};--r:{size:.1f};opacity:{0.12 + 0.88 * place / (len(LEVELS) - 1):.2f}")
+            if len(x) > NAMED_POINTS:
+                plot.cloud(x[inside], y[inside])
+                plot.end()
+                continue
             for at_x, at_y, value, name in zip(x[inside], y[inside], raw[inside], unit[inside], strict=True):
                 plot.mark(float(at_x), float(at_y), "circle", f"neuron {name}: {number(float(value))}", r=size)
             plot.end()
@@ -208,7 +212,8 @@ def trace(row: Mapping[str, Any]) -> str:
         plot.begin(series, style)
         plot.line(seconds, values, line)
         plot.end()
-    return f"<figure>{plot.svg()}<figcaption>{escape(name)}. Over all trials r = {number(row['score'])}</figcaption></figure>"
+    r = f" Over all trials r = {number(row['score'])}" if _there(row["score"]) else ""
+    return f"<figure>{plot.svg()}<figcaption>{escape(name)}.{r}</figcaption></figure>"
 
 
 def _figure(heading: str, plots: str, caption: str) -> str:

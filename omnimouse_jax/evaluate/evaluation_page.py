@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ CEILING_COLUMNS: tuple[str, ...] = (
 BESIDE_COLUMNS = ("beside", "score", "difference", "low", "high", "over", "share_above_0", "n_sessions", "remark")
 CHANNEL_COLUMNS = ("session", "channel", "score", "score_low", "score_high", "interval")
 AREA_COLUMNS = ("area", "score", "low", "high", "interval", "ceiling", "normalized", "n_units", "n_sessions")
+#: Of intervals that the page makes itself: by area, and of differences.
+RESAMPLES, SEED = 1000, 0
 WORDS = {
     "response_correlation": "single-trial correlation",
     "behavior_correlation": "correlation, mean of channels",
@@ -75,7 +78,11 @@ DEFINITIONS = (
         "Score of this run less that of what stands beside it, on the same neurons and trials; resamples are drawn alike for both. "
         "Of fewer than ten sessions the interval is too narrow.",
     ),
-    ("Interval", "95 % percentile bootstrap over what is named. None tells how another training run would come out."),
+    (
+        "Interval",
+        "95 %, by percentiles of a bootstrap over what is named; of repeated stimuli a t interval from its spread. None tells how "
+        "another training run would come out.",
+    ),
 )
 
 
@@ -86,7 +93,7 @@ def write_page(
     path: Path,
     others: Mapping[str, Evaluation] | None = None,
 ) -> Path:
-    """`facts`: what was scored and how (title, lede, command, `regimes` by task, and `facts`: names with values for the end)."""
+    """`facts`: what was scored and how (title, lede, command, and `facts`: names with values for the end)."""
     write_atomically(path, build(found, facts, traces, others or {}))
     return path
 
@@ -103,10 +110,7 @@ def build(
         f'<header><h1>{escape(str(facts["title"]))}</h1><p class="lede">{escape(str(facts["lede"]))}</p></header>',
         "<main>",
         f'<div class="cards">{"".join(_card(found, task) for task in tasks)}</div>',
-        *(
-            _task(found, task, facts["regimes"], [row for row in traces if row["task"] == task], others)
-            for task in tasks
-        ),
+        *(_task(found, task, [row for row in traces if row["task"] == task], others) for task in tasks),
         _table("All scores", [*found.rows, *found.metrics], SCORE_COLUMNS),
         _table("All ceilings", found.ceilings, CEILING_COLUMNS),
         _definitions(),
@@ -158,14 +162,13 @@ def _over_sessions(found: Evaluation, task: str) -> str:
 def _task(
     found: Evaluation,
     task: str,
-    regimes: Mapping[str, str],
     traces: Sequence[Mapping[str, Any]],
     others: Mapping[str, Evaluation],
 ) -> str:
     main, neurons = _main_rows(found, task), where(found.neurons, task=task) if found.neurons else {}
-    regime = regimes.get(task) or (str(main[0]["regime"]) if main else "")
+    regime = found.regimes.get(task) or (str(main[0]["regime"]) if main else "")
     parts = [f'<div class="forest-of">{charts.sessions(main, "By session")}</div>'] if main else []
-    parts.append(_table("Beside it", compared(found, others, task, 0), BESIDE_COLUMNS, opened=True))
+    parts.append(_table("Beside it", compared(found, others, task, SEED), BESIDE_COLUMNS, opened=True))
     if len(neurons.get("raw", ())):
         law = any(str(e).startswith("known law") for e in neurons["ceiling_estimator"].tolist())
         remark = (
@@ -205,8 +208,8 @@ def _task(
 
 def _areas(found: Evaluation, task: str) -> str:
     """Scores by area, where the recordings tell areas."""
-    table = where(by_area(found, 1000, 0), task=task)
-    if all(name == "not told" for name in table.get("area", ())):
+    table = by_area(dataclasses.replace(found, neurons=where(found.neurons, task=task)), RESAMPLES, SEED)
+    if not table or all(name == "not told" for name in table.get("area", ())):
         return ""
     rows = [{name: table[name][k] for name in table} for k in range(len(table["area"]))]
     return _table("By area", rows, AREA_COLUMNS, opened=True)

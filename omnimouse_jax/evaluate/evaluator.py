@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from omnimouse_jax.evaluate.score_rows import (
     INTERVAL_OVER_WINDOWS,
     SessionRows,
 )
-from omnimouse_jax.evaluate.scoring import SessionScores, scored_sessions, session_scores, source_of
+from omnimouse_jax.evaluate.scoring import SessionScores, alike, scored_sessions, session_scores, source_of
 from omnimouse_jax.evaluate.sources import Source
 from omnimouse_jax.model.programs import plan_of
 from omnimouse_jax.progress import Progress
 from omnimouse_jax.tokens import regimes
+from omnimouse_jax.tokens.expression import expression
 from omnimouse_jax.tokens.mixture import session_weights
-from omnimouse_jax.tokens.pipeline import EvaluationBatches
+from omnimouse_jax.tokens.pipeline import EvaluationBatches, slots_for
 from omnimouse_jax.tokens.regimes import Regime
 from omnimouse_jax.tokens.windows import WindowIndex, few
 from omnimouse_jax.training import track
@@ -87,14 +88,29 @@ def evaluate_run(
     if config.data.leave_out != "nothing" and learnt:
         told = f"note: stimuli of tier {', '.join(sorted(learnt))} were not left out of this run's training"
         print(told, file=sys.stderr)
-    found = evaluation(parts, source_of(params), dict(tasks or config.evaluation.tasks), scored)
+    found = evaluation(
+        parts,
+        source_of(params),
+        dict(tasks or config.evaluation.tasks),
+        scored,
+        opened.added if opened.step == 0 else (),
+    )
     result = {"checkpoint_step": opened.step, "tiers": list(config.evaluation.tiers), "rows": found.rows}
     result |= {"metrics": found.metrics, "ceilings": found.ceilings}
     as_configured = not (tasks or tiers or sessions or step)
     file = out or run / ("evaluation.json" if as_configured else "evaluation-asked.json")
-    track.write_json(file, result)
+    track.write_json(file, _without_nan(result))
     found.save(file.with_name(file.stem + NEURONS_SUFFIX))
     return {**result, "file": str(file)}
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what has no value is null there."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _with_windows(parts: Parts, sessions: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,11 +143,17 @@ def evaluate(parts: Parts, params: Any, tasks: Mapping[str, str], sessions: Sequ
     return evaluation(parts, source_of(params), tasks, sessions).rows
 
 
-def evaluation(parts: Parts, source: Source, tasks: Mapping[str, str], sessions: Sequence[str]) -> Evaluation:
+def evaluation(
+    parts: Parts,
+    source: Source,
+    tasks: Mapping[str, str],
+    sessions: Sequence[str],
+    untrained: Container[str] = (),
+) -> Evaluation:
     """Everything that can be told of a source (a model, a baseline) on tasks and sessions: scores with ceilings and intervals, by
     neuron, channel, horizon and time. Sums are streamed: what is in memory does not grow with the number of trials.
 
-    UserError for a session that is not known, is named twice, or has no window of the scored tiers.
+    `untrained`: see `holdout`. UserError for a session that is not known, is named twice, or has no window of the scored tiers.
     """
     config = parts.config
     for key in sessions:
@@ -146,10 +168,9 @@ def evaluation(parts: Parts, source: Source, tasks: Mapping[str, str], sessions:
     for task, text in tasks.items():
         regime = regimes_of([text], parts.model.grid)[0]
         windows = windows_every[_stride(parts, regime)]
-        batches = EvaluationBatches(parts.cutter(sessions), windows, regime, config.evaluation.batch_size)
         found = {}
-        for key, scores in scored_sessions(parts, source, batches, sessions):
-            rows = SessionRows(parts, task, regime, key, scores, holdout(parts, key))
+        for key, scores in _scored(parts, source, regime, windows, sessions):
+            rows = SessionRows(parts, task, regime, key, scores, holdout(parts, key, untrained))
             found[key] = {name: getattr(rows, name)() for name in (*lists, *tables)}
             blocks[task, key] = rows.blocks()
             done += 1
@@ -172,8 +193,19 @@ def evaluation(parts: Parts, source: Source, tasks: Mapping[str, str], sessions:
         ceilings=lists["ceiling_rows"],
         intervals=stacked(intervals),
         blocks=blocks,
+        regimes={t: expression(regimes_of([text], parts.model.grid)[0], parts.model.grid) for t, text in tasks.items()},
         **stacks,
     )
+
+
+def _scored(
+    parts: Parts, source: Source, regime: Regime, windows: WindowIndex, sessions: Sequence[str]
+) -> Iterator[tuple[str, SessionScores]]:
+    """(session, its sums): together where one program does them all alike, else by number of neurons."""
+    for keys in alike(parts, regime, sessions):
+        mine = [windows[number] for key in keys for number in windows.numbers_of(key)]
+        batches = EvaluationBatches(parts.cutter(keys), mine, regime, parts.config.evaluation.batch_size)
+        yield from scored_sessions(parts, source, batches, keys)
 
 
 def scored_windows(parts: Parts, sessions: Sequence[str], stride_s: float) -> WindowIndex:
@@ -189,10 +221,25 @@ def scored_windows(parts: Parts, sessions: Sequence[str], stride_s: float) -> Wi
 
 
 def _stride(parts: Parts, regime: Regime) -> float:
-    """Behaviour is asked for over the whole window, so its windows must not overlap: no sample counts twice."""
-    whole = regimes.resolve(regime, parts.model.grid, 64).behavior == "target"
-    stride = parts.config.evaluation.stride_s
-    return max(stride, parts.model.grid.seconds) if whole else stride
+    """Seconds between windows: the config's, or what the regime asks for of a window where that is longer, so that no sample
+    counts twice.
+    """
+    layout, grid = regimes.resolve(regime, parts.model.grid, _enough(parts)), parts.model.grid
+    asked = [grid.seconds] if layout.behavior == "target" else []
+    asked += (
+        [
+            (max(r.last_sample for r in layout.targets) - min(r.first_sample for r in layout.targets))
+            / grid.response_rate
+        ]
+        if layout.targets
+        else []
+    )
+    return max(parts.config.evaluation.stride_s, *asked)
+
+
+def _enough(parts: Parts) -> int:
+    """Slots for the largest session, so that a regime that shows a number of neurons leaves some to ask for."""
+    return slots_for(max(entry.n_neurons for entry in parts.vocabulary.sessions))
 
 
 def _strides(parts: Parts, texts: Iterable[str]) -> set[float]:
@@ -211,7 +258,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = []
         for task, metric in tasks:
             row = found.get((session, task, metric))
-            cells.append("" if row is None else f"{row['score']:.3f} [{row['score_low']:.3f}, {row['score_high']:.3f}]")
+            cells.append("" if row is None else _told(row))
         lines.append(" ".join([f"{session:<{width}}", *(f"{cell:>24}" for cell in cells)]))
     means = []
     for task, metric in tasks:
@@ -224,9 +271,19 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def holdout(parts: Parts, key: str) -> str:
-    """What of a session is new to the model: only its time (it was trained on other tiers of it), the session, or the animal."""
-    trained = parts.store.chosen(parts.config.data.sessions)
+def _told(row: Mapping[str, Any]) -> str:
+    ends = [row["score_low"], row["score_high"]]
+    interval = "" if any(end is None or np.isnan(end) for end in ends) else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return f"{row['score']:.3f}{interval}"
+
+
+def holdout(parts: Parts, key: str, untrained: Container[str] = ()) -> str:
+    """What of a session is new to the model: only its time (it was trained on other tiers of it), the session, or the animal.
+
+    `untrained`: sessions of the config that nothing was trained on yet.
+    """
+    named = parts.config.data.sessions or parts.store.chosen(())  # the store at hand need not have what was trained on
+    trained = [name for name in named if name not in untrained]
     if key in trained:
         return "time"
     animals = {parts.vocabulary.entry(other).animal for other in trained if other in parts.vocabulary}

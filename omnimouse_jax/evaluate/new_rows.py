@@ -112,6 +112,7 @@ def write(
             named = merge(named, other.named, fresh_tables(held.model, whole, seed), prefer, core)
             told.append(f"took {taken} sessions over from {merge_with}, step {other.step}")
         stores = {config.data.store} if merge_with is None else {config.data.store, other.config.data.store}
+        added: list[str] = []
         if add:
             named, added = _added(held, named, config, add, start, seed)
             stores.add(config.data.store)
@@ -123,7 +124,9 @@ def write(
         scored = tuple(key for key in held.config.evaluation.sessions if key in keys and key in store)
         config.evaluation.sessions = scored if scored and not (add or merge_with) else there
     state = TrainState(named.state.params, named.state.opt, np.int32(0))
-    start_run_from(out, config, state, named.vocabulary, {"parent": str(run.resolve()), "parent_step": held.step})
+    parent = {"parent": str(run.resolve()), "parent_step": held.step}
+    parent |= {"added_sessions": ",".join(added)} if added else {}
+    start_run_from(out, config, state, named.vocabulary, parent)
     told.append(f"{out}: {len(named.vocabulary.sessions)} sessions, {named.vocabulary.n_neurons:,} neurons, at step 0")
     if missing := len(keys) - len(there):
         told.append(

@@ -54,6 +54,8 @@ class Run:
         self.vocabulary: Vocabulary = Vocabulary.from_json(meta["vocabulary"])
         self.model: ModelConfig = model_config(self.config.model)
         self.step: int = self._saved.step_named(checkpoint or self.config.evaluation.checkpoint)
+        #: Sessions whose rows `rows --add` made: nothing is trained on them at step 0.
+        self.added = tuple(filter(None, str(meta.get("parent", {}).get("added_sessions", "")).split(",")))
         self._trained = Trained.of(self.config.train.trained, self.config.train.adapter_rank)
         self._place = store or self.config.data.store
 

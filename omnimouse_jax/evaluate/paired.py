@@ -60,9 +60,16 @@ def paired(
         raise UserError(f"paired: over {over!r}", way_out=f"use one of {', '.join(OVER)}")
     if a.tiers != b.tiers:
         raise UserError(f"paired: tiers {a.tiers} and {b.tiers}", way_out="evaluate both on the same tiers")
+    if a.regimes.get(task) != b.regimes.get(task):
+        told = " and ".join(repr(x.regimes.get(task, "none")) for x in (a, b))
+        raise UserError(f"paired: task {task} is of regimes {told}", way_out="evaluate both under the same regime")
     kind = "neurons" if len(where(a.neurons, task=task).get("task", ())) else "behavior"
     tables = [where(getattr(x, kind), task=task) for x in (a, b)]
     _require_same(tables, task, kind, metric)
+    for key in dict.fromkeys(tables[0]["session"].tolist()):
+        mine = [x.blocks.get((task, key)) for x in (a, b)]
+        if None not in mine and not np.array_equal(mine[0].start, mine[1].start):  # type: ignore[union-attr]
+            raise UserError(f"paired: session {key}: other trials", way_out="evaluate both on the same tiers")
     if over == "trials":
         if metric != "raw":
             raise UserError(f"paired: {metric} over trials", way_out="sums per trial are kept for raw scores only")
@@ -86,8 +93,9 @@ def _require_same(tables: list[Table], task: str, kind: str, metric: str) -> Non
             f"paired: task {task}: the two evaluations scored different {kind} or samples",
             way_out="evaluate both on the same sessions, tiers and stride",
         )
-    if metric not in first:
-        raise UserError(f"paired: no column {metric!r} in {kind}", way_out=f"use one of {', '.join(first)}")
+    numbers = [column for column, values in first.items() if np.issubdtype(values.dtype, np.floating)]
+    if metric not in numbers:
+        raise UserError(f"paired: no number {metric!r} in {kind}", way_out=f"use one of {', '.join(numbers)}")
 
 
 def _over_units(
@@ -144,8 +152,6 @@ def _over_trials(
     field = "responses" if kind == "neurons" else "behavior"
     for key in dict.fromkeys(table["session"].tolist()):
         blocks = [x.blocks[task, key] for x in (a, b)]
-        if not np.array_equal(blocks[0].start, blocks[1].start):
-            raise UserError(f"paired: session {key}: other trials", way_out="evaluate both on the same tiers")
         weights = draw_blocks(len(blocks[0].start), n, seed)
         of = [_means(getattr(x, field), weights) for x in blocks]
         once = [_means(getattr(x, field), np.ones((1, len(x.start)))) for x in blocks]

@@ -38,6 +38,8 @@ from omnimouse_jax.training.setup import Parts
 INTERVAL_OVER_NEURONS = "95% bootstrap over neurons"
 INTERVAL_OVER_WINDOWS = "95% bootstrap over windows"
 INTERVAL_OVER_TRIALS = "95% bootstrap over trials"
+#: FEVE has no interval from fewer blocks: its denominator comes near 0 in resamples, and a few of them make the spread.
+LEAST_BLOCKS_FEVE = 10
 NO_CEILING: dict[str, Any] = {"ceiling": None, "ceiling_estimator": "", "normalized": None}
 #: metric, estimator, per neuron from moments, ceiling that it is divided by
 REPEATED: tuple[tuple[str, str, Callable[[RepeatMoments], np.ndarray], str], ...] = (
@@ -82,7 +84,8 @@ class SessionRows:
 
     @cached_property
     def law(self) -> Ceiling | None:
-        return known_law(self.recording, self.inputs, self.scored, self.n_resamples, self.seed)
+        tiers = self.parts.config.evaluation.tiers
+        return known_law(self.recording, self.inputs, tiers, self.scored, self.n_resamples, self.seed)
 
     @cached_property
     def moments(self) -> RepeatMoments:
@@ -145,7 +148,7 @@ class SessionRows:
                     "score": score,
                     "score_low": low,
                     "score_high": high,
-                    "interval": INTERVAL_OVER_TRIALS,
+                    "interval": INTERVAL_OVER_TRIALS if len(resampled) else "",
                     "n_units": n_units,
                     **NO_CEILING,
                 }
@@ -177,8 +180,8 @@ class SessionRows:
         share = self.ceilings["FEV"]
         kept = np.nan_to_num(share.per_unit) >= FEV_THRESHOLD
         row = self._repeated("feve", f"1 - (E - N) / (V - N), neurons with FEV >= {FEV_THRESHOLD:g}", feve, kept, share)
-        if not row["not_applicable"] and self.inputs.only_screen:
-            row["normalized"] = row["score"]  # it is a ratio to its ceiling as it is
+        if not row["not_applicable"]:  # it is a ratio to its ceiling as it is
+            row |= {"ceiling": None, "normalized": row["score"] if self.inputs.only_screen else None}
         rows.append(row)
         poisson = self.scores.poisson
         for metric, estimator, values in (
@@ -227,7 +230,9 @@ class SessionRows:
         means = means_of_resamples(
             lambda w: per_unit(self.moments.weighted(w)), len(self.moments.n), units, self.n_resamples, self.seed, True
         )
-        if len(means):
+        if metric == "feve" and len(self.moments.n) < LEAST_BLOCKS_FEVE:
+            row |= {"score_low": None, "score_high": None, "interval": ""}
+        elif len(means):
             low, high = spread_interval(row["score"], means, len(self.moments.n))
             row |= {"score_low": low, "score_high": high, "interval": ceiling.interval}
         told = ceiling.row()
@@ -260,9 +265,9 @@ class SessionRows:
         repeated = single_trial_correlation(total)
         if self.law:
             ceiling, name, normalized = self.law.per_unit, self.law.estimator, _ratio(self.r, self.law.per_unit)
-        else:
-            ceiling, name = single, "CC_max, single trial" if np.isfinite(single).any() else ""
-            normalized = _ratio(repeated, single) if self.inputs.only_screen else np.full(n, np.nan)
+        else:  # what repeats tell bounds the score over repeated stimuli, not that over all
+            ceiling, name, normalized = np.full(n, np.nan), "", np.full(n, np.nan)
+        of_repeated = _ratio(repeated, single) if self.inputs.only_screen else np.full(n, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             repeats = np.where(total.groups > 0, total.n / total.groups, np.nan)
         table: dict[str, Any] = {
@@ -278,6 +283,7 @@ class SessionRows:
             "repeats": repeats,
             "repeated_correlation": repeated,
             "repeated_ceiling": single,
+            "repeated_normalized": of_repeated,
             "average_correlation": correlation_to_average(total),
             "average_ceiling": average,
             "explained_variance": explained_variance(total),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.ceilings.ceiling import LEAST_REPEATS
 from omnimouse_jax.evaluate.ceilings.stimuli import RepeatedStimuli, Visited
 from omnimouse_jax.evaluate.metrics.poisson import PoissonSums
@@ -17,7 +18,8 @@ from omnimouse_jax.evaluate.metrics.repeats import RepeatSums
 from omnimouse_jax.evaluate.sources import ModelSource, Source
 from omnimouse_jax.recordings.session import Trials
 from omnimouse_jax.tokens.layout import Layout
-from omnimouse_jax.tokens.pipeline import EvaluationBatches
+from omnimouse_jax.tokens.pipeline import EvaluationBatches, slots_for
+from omnimouse_jax.tokens.regimes import Regime, resolve
 from omnimouse_jax.tokens.windows import Window
 from omnimouse_jax.training.setup import Parts
 
@@ -138,6 +140,28 @@ def seconds_ahead(layout: Layout) -> Float[np.ndarray, " horizons"]:
     """How long after the last sample that was shown each of `horizons` is."""
     shown = max((r.last_sample for r in layout.context), default=0) - 1
     return (horizons(layout) - shown) / layout.grid.response_rate
+
+
+def alike(parts: Parts, regime: Regime, sessions: Sequence[str]) -> list[tuple[str, ...]]:
+    """Sessions that are scored together. A regime that tells neurons apart (shows some, asks for some) is resolved for each number
+    of slots by itself: which neurons of a session are shown must not depend on what is scored beside it.
+
+    Where it shows more neurons than some session has, all are laid out as the largest, and small ones show half of theirs.
+    """
+    slots = {key: slots_for(parts.vocabulary.entry(key).n_neurons) for key in sessions}
+    try:
+        layouts = [resolve(regime, parts.model.grid, n) for n in set(slots.values())]
+    except UserError:
+        return [tuple(sessions)]
+    if not any(_tells_apart(layout) for layout in layouts):
+        return [tuple(sessions)]
+    return [tuple(key for key in sessions if slots[key] == n) for n in dict.fromkeys(slots.values())]
+
+
+def _tells_apart(layout: Layout) -> bool:
+    every = (0, layout.n_neurons)
+    asked = {(r.first_neuron, r.last_neuron) for r in layout.targets}
+    return layout.n_visible not in every or bool(asked - {every})
 
 
 def scored_sessions(

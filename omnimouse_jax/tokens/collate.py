@@ -78,8 +78,9 @@ def collate(
         for run in slot_runs(len(sample.neurons), n_visible, n_slots):
             slots, neurons = slice(run.start, run.stop), slice(done, done + len(run))
             responses = sample.responses[:, neurons]
-            recorded = batch.response_mask[row, :, slots]
-            np.isfinite(responses, out=recorded)
+            # Not np.isfinite(responses, out=...): numpy 2.4 leaves most of a strided column of one neuron unwritten.
+            recorded = np.isfinite(responses)
+            batch.response_mask[row, :, slots] = recorded
             np.copyto(batch.responses[row, :, slots], responses, where=recorded)
             batch.neuron_mask[row, slots] = True
             batch.neuron_rows[row, slots] = table_rows[neurons]

@@ -97,7 +97,7 @@ neuron easy for both cancels. Exit status 0, whatever comes out.
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.evaluate.beside import load
-    from omnimouse_jax.evaluate.breakdown import asked_for
+    from omnimouse_jax.evaluate.breakdown import asked_for, require_parquet
     from omnimouse_jax.evaluate.evaluator import evaluate_run, table
 
     tasks = {regime: regime for regime in arguments.regimes}
@@ -106,6 +106,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if not equals:
             raise UserError(f"evaluate: --task {task!r} has no regime", way_out='write --task NAME="EXPRESSION"')
         tasks[name] = regime
+    if arguments.format == "parquet" and arguments.by:
+        require_parquet()
     by, others = asked_for(arguments.by), load(arguments.beside)
     result = evaluate_run(
         arguments.run, tasks, arguments.tier, arguments.session, arguments.checkpoint, arguments.store, arguments.out
@@ -146,22 +148,18 @@ def _page(
     from omnimouse_jax.evaluate.evaluation_traces import traces
     from omnimouse_jax.evaluate.evaluator import NEURONS_SUFFIX
     from omnimouse_jax.evaluate.opened import Run
-    from omnimouse_jax.tokens.expression import expression
-    from omnimouse_jax.training.setup import regimes_of
 
     found = Evaluation.load(file.with_name(file.stem + NEURONS_SUFFIX), result)
     run = Run(arguments.run, result["checkpoint_step"], arguments.store)
     tiers = ", ".join(result["tiers"])
     sessions = len({row["session"] for row in result["rows"]})
-    asked, grid = dict(tasks or run.config.evaluation.tasks), run.model.grid
-    regimes = {name: expression(regimes_of([text], grid)[0], grid) for name, text in asked.items()}
+    asked = dict(tasks or run.config.evaluation.tasks)
     facts = {
         "title": f"Scores of {Path(arguments.run).name}",
         "lede": f"Step {result['checkpoint_step']}, scored on tier {tiers} of {sessions} session{'s' * (sessions != 1)}.",
         "command": shlex.join(["omnimouse-jax", *sys.argv[1:]])
         if sys.argv[1:2] == ["evaluate"]
         else f"omnimouse-jax evaluate {arguments.run}",
-        "regimes": regimes,
         "facts": {
             "omnimouse_jax": __version__,
             "run": arguments.run,
@@ -181,7 +179,16 @@ def compare(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.evaluate.beside import load
     from omnimouse_jax.evaluate.paired import paired
 
-    a, b = (next(iter(load([path]).values())) for path in (arguments.a, arguments.b))
+    loaded: list[Any] = []
+    for path in (arguments.a, arguments.b):
+        there = load([path])
+        if len(there) > 1:
+            raise UserError(
+                f"compare: {path} has {len(there)} evaluations: {', '.join(there)}",
+                way_out=f"name one, such as {path / next(iter(there))}",
+            )
+        loaded += there.values()
+    a, b = loaded
     of = [{*found.neurons.get("task", ()), *found.behavior.get("task", ())} for found in (a, b)]
     tasks = arguments.task or [
         task for task in dict.fromkeys([*b.neurons.get("task", ()), *b.behavior.get("task", ())]) if task in of[0]
@@ -196,7 +203,13 @@ def compare(arguments: argparse.Namespace) -> None:
     )
     for task in tasks:
         for over in arguments.over or (OVER if arguments.metric == "raw" else tuple(o for o in OVER if o != "trials")):
-            found = paired(a, b, task, over, arguments.metric, arguments.resamples, arguments.seed)
+            try:
+                found = paired(a, b, task, over, arguments.metric, arguments.resamples, arguments.seed)
+            except UserError as error:
+                if arguments.task:
+                    raise
+                print(f"  {task}: not compared ({error.what})")
+                break
             units = "channels" if over == "neurons" and task not in a.neurons.get("task", ()) else over
             if found.low != found.low:
                 print(

@@ -74,6 +74,8 @@ def scored(benchmark: NeuralBenchmark, model: Mouse, region: str) -> dict[str, A
         "ceiling_error": _number(ceiling.attrs["error"].values),
         "estimator": "median over neurons of Pearson r (mean over 10 splits)^2 / Spearman-Brown half-split reliability",
         "interval": "error: standard error over splits",
+        # Brain-Score squares r, so a model that predicts the opposite scores as one that predicts well.
+        "remark": "raw is below 0: the score is of its square" if float(raw.values) < 0 else "",
         "stimuli": int(benchmark._assembly.sizes["presentation"]),
         "neurons": int(benchmark._assembly.sizes["neuroid"]),
     }

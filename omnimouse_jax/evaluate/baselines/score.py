@@ -13,6 +13,7 @@ from omnimouse_jax.evaluate.baselines.problem import BaselineSource, Fits, NotAp
 from omnimouse_jax.evaluate.baselines.registry import get
 from omnimouse_jax.evaluate.evaluation import TABLES, Evaluation, stacked
 from omnimouse_jax.evaluate.evaluator import NEURONS_SUFFIX, evaluation
+from omnimouse_jax.evaluate.scoring import alike
 from omnimouse_jax.progress import duration
 from omnimouse_jax.training import track
 from omnimouse_jax.training.setup import Parts, regimes_of
@@ -67,19 +68,21 @@ def score_baselines(
     found: dict[str, list[Evaluation]] = {name: [] for name in baselines}
     out = Scored()
     for task, text in tasks.items():
-        problem = Problem(parts, tuple(sessions), regimes_of([text], parts.model.grid)[0], seed, params)
-        for name, baseline in baselines.items():
-            began = time.monotonic()
-            fits = baseline.fit(problem)
-            seconds = time.monotonic() - began
-            out.fits += [_told(name, task, key, fits) for key in sessions]
-            fitted = [key for key in sessions if not isinstance(fits[key], NotApplicable)]
-            if fitted:
-                own = getattr(baseline, "source", None)
-                source = BaselineSource(name, fits) if own is None else own(problem, name, fits)
-                found[name].append(_what_it_says(evaluation(parts, source, {task: text}, fitted), fits))
-            if not quiet:
-                print(_line(name, task, fits, seconds), flush=True)
+        regime = regimes_of([text], parts.model.grid)[0]
+        for keys in alike(parts, regime, sessions):
+            problem = Problem(parts, keys, regime, seed, params)
+            for name, baseline in baselines.items():
+                began = time.monotonic()
+                fits = baseline.fit(problem)
+                seconds = time.monotonic() - began
+                out.fits += [_told(name, task, key, fits) for key in keys]
+                fitted = [key for key in keys if not isinstance(fits[key], NotApplicable)]
+                if fitted:
+                    own = getattr(baseline, "source", None)
+                    source = BaselineSource(name, fits) if own is None else own(problem, name, fits)
+                    found[name].append(_what_it_says(evaluation(parts, source, {task: text}, fitted), fits))
+                if not quiet:
+                    print(_line(name, task, fits, seconds), flush=True)
     out.evaluations = {name: together(each) for name, each in found.items() if each}
     return out
 
@@ -94,7 +97,8 @@ def together(evaluations: Sequence[Evaluation]) -> Evaluation:
         name: stacked([table for e in evaluations if (table := getattr(e, name))]) for name in TABLES
     }
     blocks = {key: value for e in evaluations for key, value in e.blocks.items()}
-    return dataclasses.replace(first, **lists, **tables, blocks=blocks)
+    regimes = {task: text for e in evaluations for task, text in e.regimes.items()}
+    return dataclasses.replace(first, **lists, **tables, blocks=blocks, regimes=regimes)
 
 
 def _what_it_says(found: Evaluation, fits: Fits) -> Evaluation:

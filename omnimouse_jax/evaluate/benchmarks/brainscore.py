@@ -124,7 +124,7 @@ def predictions(
     folder = Path(stimuli)
     rec = run.recording(session)
     asked = Asked(run, behavior)
-    if folder.is_dir():
+    if stimuli not in set(np.asarray(rec.trials.tier, str).tolist()) and folder.is_dir():  # a tier comes first
         if behavior:
             raise UserError(f"folder {folder}: no behaviour was recorded with it", way_out="show the images without")
         shown, values, window = _of_images(asked, rec, folder, seconds, bins)

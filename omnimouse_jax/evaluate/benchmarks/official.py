@@ -1,4 +1,4 @@
-"""The scores of SENSORIUM 2022 and 2023 by the conventions of their own scorers, on whole arrays.
+"""The scores of SENSORIUM 2022 and 2023 by the conventions of their own scorers.
 
 2022: standardised responses and predictions, trials x neurons. 2023: frames x neurons, the first 50 frames of a trial left out.
 Conventions: the benchmarks' scorers as described in recordings.md, C.3 and D.3; docs/benchmarks.md has the formulas.
@@ -6,11 +6,12 @@ Conventions: the benchmarks' scorers as described in recordings.md, C.3 and D.3;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
+
+from omnimouse_jax.evaluate.metrics.pooled import PooledCorrelation
 
 #: Frames at the start of a trial that are not scored and not submitted (2023).
 SKIPPED_FRAMES = 50
@@ -23,8 +24,6 @@ INTERVAL = "95% percentile bootstrap over neurons"
 
 Values = Float[np.ndarray, "n neurons"]
 PerNeuron = Float[np.ndarray, " neurons"]
-#: Trials have lengths of their own.
-Trials = Sequence[Float[np.ndarray, "_ neurons"]]
 
 
 def correlation(a: Values, b: Values) -> PerNeuron:
@@ -77,11 +76,22 @@ def feve(responses: Values, predictions: Values, image_ids: Shaped[np.ndarray, "
         return Explained((total - noise) / total, 1 - (error - noise) / (total - noise))
 
 
-def video_correlation(targets: Trials, outputs: Trials) -> PerNeuron:
+class VideoCorrelation:
     """Single-trial correlation of 2023: trials (already without their first 50 frames) one after another, NaN as 0. The score is
-    the mean over the neurons of all mice.
+    the mean over the neurons of all mice. Running sums: trials are forgotten once they are added.
     """
-    return np.nan_to_num(correlation(np.concatenate(targets), np.concatenate(outputs)))
+
+    def __init__(self, n_neurons: int):
+        self._sums = PooledCorrelation(n_neurons)
+        self.trials = 0
+
+    def add(self, target: Values, output: Values) -> None:
+        """One trial, frames x neurons."""
+        self._sums.update(slice(None), output, target, np.ones(target.shape, bool))
+        self.trials += 1
+
+    def per_neuron(self) -> PerNeuron:
+        return np.nan_to_num(self._sums.correlation(EPSILON))
 
 
 def interval(per_neuron: PerNeuron, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.benchmarks import parquet, results, sensorium2022, sensorium2023
+from omnimouse_jax.evaluate.benchmarks import official, parquet, results, sensorium2022, sensorium2023
 from omnimouse_jax.evaluate.benchmarks.results import Scored, score_of
 from omnimouse_jax.evaluate.benchmarks.trials import Asked, Sessions, is_withheld, require_run, trials_of
 from omnimouse_jax.evaluate.opened import Run
@@ -92,19 +92,18 @@ def videos(run: Run, data: Sessions, behavior: bool, wanted: Wanted) -> list[Sco
                     wanted.say(f"session {key}, tier {tier}: responses are withheld, not scored")
                 if not (file or score):
                     continue
-                targets, outputs = [], []
+                sums = official.VideoCorrelation(rec.n_neurons)
                 for found in sensorium2023.predicted(asked, rec, tier):
                     if file:
                         submission.add(tier, sensorium2023.row(rec, found))
                     if score:
-                        targets.append(sensorium2023.target(rec, found.trial))
-                        outputs.append(found.responses)
+                        sums.add(sensorium2023.target(rec, found.trial), found.responses)
                 if score:
-                    of_mouse = sensorium2023.per_neuron(targets, outputs)
-                    told = {"session": key, "tier": tier, "trials": len(targets)}
+                    of_mouse = sums.per_neuron()
+                    told = {"session": key, "tier": tier, "trials": sums.trials}
                     scored.append(score_of(sensorium2023.SINGLE, of_mouse, **told))
                     pooled.setdefault(tier, []).append(of_mouse)
-                    counted[tier] = counted.get(tier, 0) + len(targets)
+                    counted[tier] = counted.get(tier, 0) + sums.trials
     for tier, parts in pooled.items():
         told = {"session": "all mice", "tier": tier, "trials": counted[tier]}
         scored.append(score_of(sensorium2023.SINGLE, np.concatenate(parts), **told))

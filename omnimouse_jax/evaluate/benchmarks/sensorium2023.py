@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.benchmarks import official
 from omnimouse_jax.evaluate.benchmarks.official import SKIPPED_FRAMES
 from omnimouse_jax.evaluate.benchmarks.parquet import TableWriter, TrialRow, pack
 from omnimouse_jax.evaluate.benchmarks.trials import (
@@ -130,11 +129,6 @@ class Submission:
     def tables(self) -> dict[str, int]:
         """Table -> trials in it."""
         return {FILES[tier]: writer.rows for tier, writer in self._tables.items()}
-
-
-def per_neuron(targets: official.Trials, outputs: official.Trials) -> Float[np.ndarray, " neurons"]:
-    """The official correlation of each neuron of one mouse, NaN as 0."""
-    return official.video_correlation(targets, outputs)
 
 
 def public_tiers(rec: Recording) -> list[str]:

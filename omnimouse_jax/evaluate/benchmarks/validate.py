@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.benchmarks import sensorium2022, sensorium2023
+from omnimouse_jax.evaluate.benchmarks import official, sensorium2022, sensorium2023
 from omnimouse_jax.evaluate.benchmarks.parquet import TrialRow, members, pyarrow, trial_rows
 from omnimouse_jax.evaluate.benchmarks.results import Scored, score_of
 from omnimouse_jax.evaluate.benchmarks.trials import Sessions, is_withheld, open_sessions, trials_of
@@ -191,8 +191,7 @@ def _table(path: Path, sessions: Sessions, report: Report) -> None:
     if path.name != sensorium2023.FILES[tier]:
         report.notes.append(f"a submission calls this file {sensorium2023.FILES[tier]}")
     given: dict[str, list[int]] = {}
-    targets: dict[str, list[np.ndarray]] = {}
-    outputs: dict[str, list[np.ndarray]] = {}
+    mice: dict[str, official.VideoCorrelation] = {}
     order: list[str] = []
     for k, row in enumerate(trial_rows(path)):
         where = f"row {k}, mouse {row.mouse}, trial {row.trial}"
@@ -220,12 +219,12 @@ def _table(path: Path, sessions: Sessions, report: Report) -> None:
             and rec.trials.tier[row.trial] == tier
             and not rec.trials.withheld[row.trial]
         ):
-            targets.setdefault(row.mouse, []).append(sensorium2023.target(rec, row.trial))
-            outputs.setdefault(row.mouse, []).append(row.prediction.T)  # type: ignore[union-attr]
+            sums = mice.setdefault(row.mouse, official.VideoCorrelation(rec.n_neurons))
+            sums.add(sensorium2023.target(rec, row.trial), row.prediction.T)  # type: ignore[union-attr]
     _mice(report, recordings, tier, given)
-    if not report.mistakes and targets:
-        found = [sensorium2023.per_neuron(targets[name], outputs[name]) for name in targets]
-        told = {"tier": tier, "trials": sum(map(len, targets.values())), "mice": len(found)}
+    if not report.mistakes and mice:
+        found = [sums.per_neuron() for sums in mice.values()]
+        told = {"tier": tier, "trials": sum(sums.trials for sums in mice.values()), "mice": len(found)}
         report.scores.append(score_of(sensorium2023.SINGLE, np.concatenate(found), **told))
 
 

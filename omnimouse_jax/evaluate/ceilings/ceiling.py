@@ -89,9 +89,12 @@ def ceiling_of(
     per_unit = np.where(usable, np.nan_to_num(estimator.of(total)), np.nan)
     found = int(total.groups.max(initial=0))
     fixed = (float(repeats), stimuli, found)
-    if usable.mean() < LEAST_SHARE:
+    asked = max(int((total.n > 0).sum()), 1)  # of a population some are shown and never asked for
+    if usable.sum() < LEAST_SHARE * asked or not usable.any():
         reason = (
             f"no ceiling: {found} moments of stimuli were shown {at_least} times or more, at least {groups} are needed"
+            if found < groups
+            else f"no ceiling: {int(usable.sum())} of {asked} neurons have {groups} moments that were recorded {at_least} times"
         )
         nothing = np.full(len(usable), np.nan)
         nan = float("nan")

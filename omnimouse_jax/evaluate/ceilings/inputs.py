@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,14 +47,26 @@ def inputs_of(layout: Layout) -> Inputs:
     return Inputs(screen, layout.behavior == "input", bool(layout.context))
 
 
+#: The tier on whose samples a synthetic mouse's ceilings were computed.
+LAW_TIERS = ("test",)
+
+
 def known_law(
-    recording: Recording, inputs: Inputs, scored: Bool[np.ndarray, " neurons"], bootstrap: int, seed: int
+    recording: Recording,
+    inputs: Inputs,
+    tiers: Sequence[str],
+    scored: Bool[np.ndarray, " neurons"],
+    bootstrap: int,
+    seed: int,
 ) -> Ceiling | None:
     """The correlation of single trials with their true expectation given what the regime shows, which only the maker of a
-    synthetic mouse knows (docs/synthetic.md). None for other recordings, and for regimes that do not show the screen.
+    synthetic mouse knows (docs/synthetic.md). None for other recordings, for regimes that do not show the screen,
+    and on other tiers than the one that it was computed for.
     """
     name = "all_but_private_noise" if inputs.neurons else "stimulus_behavior" if inputs.behavior else "stimulus"
     truth = (recording.truth or {}).get("ceiling", {}).get(name, {}).get("per_neuron") if inputs.screen else None
+    if tuple(tiers) != LAW_TIERS:
+        return None
     if truth is None:
         return None
     per_unit: Float[np.ndarray, " neurons"] = np.asarray(truth, np.float64)

@@ -72,7 +72,12 @@ class RepeatedStimuli:
         known = np.maximum(trial, 0)
         stimulus = np.where(trial >= 0, self.stimulus[known], -1) if len(self.start) else np.full(len(times), -1)
         which = np.maximum(stimulus, 0)
-        bins = np.rint((times - self.start[known]) * self.rate).astype(np.int64) if len(self.start) else trial
+        # Half way between two bins always goes up: to the nearest even one, two samples would share a bin.
+        bins = (
+            np.floor((times - self.start[known]) * self.rate + 0.5 + 1e-6).astype(np.int64)
+            if len(self.start)
+            else trial
+        )
         if not len(self.names):
             return trial, np.full(len(times), -1, np.int64)
         ok = (stimulus >= 0) & (bins >= 0) & (bins < self.first_group[which + 1] - self.first_group[which])
