@@ -6,6 +6,18 @@ import os
 import tempfile
 from pathlib import Path
 
+from omnimouse_jax.errors import UserError
+
+
+def require_folder(path: Path | str) -> Path:
+    """The folder, made if it is not there. UserError where that cannot be: asked before hours of work, not after."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {path}: cannot be made ({error.strerror})", way_out="name another place") from None
+    return path
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` beside `path` and rename it there; folders are made."""

@@ -11,6 +11,7 @@ import pytest
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.opened import open_run
+from omnimouse_jax.pages import picture
 from omnimouse_jax.probe.physiology import measure, pictures
 from omnimouse_jax.probe.physiology.natural import repeated
 from omnimouse_jax.probe.physiology.report import physiology
@@ -135,7 +136,7 @@ def test_the_verb_takes_its_arguments():
 
 
 def test_pictures_are_png():
-    data = pictures.png(np.linspace(0, 1, 12).reshape(3, 4))
+    data = picture.png(np.linspace(0, 255, 12).reshape(3, 4).astype(np.uint8))
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (4, 3)
     assert pictures.symmetric(np.zeros((2, 2))).tolist() == [[0.5, 0.5], [0.5, 0.5]]

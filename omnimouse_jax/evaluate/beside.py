@@ -19,6 +19,8 @@ FILE = "evaluation.json"
 #: What is drawn again: the first that there are enough of.
 OVER = ("sessions", "trials", "neurons")
 RESAMPLES = 1000
+#: Percentile intervals of fewer sessions or animals are too narrow: of 3 they hold the truth in 74 %, of 5 in 83 %, of 10 in 91 %.
+FEW = 10
 
 
 def load(paths: Sequence[Path | str]) -> dict[str, Evaluation]:
@@ -64,7 +66,8 @@ def compared(found: Evaluation, others: Mapping[str, Evaluation], task: str, see
                 break
             row["difference"] = pair.difference
             if pair.n_units >= LEAST_UNITS:
-                row |= {"low": pair.low, "high": pair.high, "over": f"{over} ({pair.n_units})"}
+                few = ", few: too narrow" if over == "sessions" and pair.n_units < FEW else ""
+                row |= {"low": pair.low, "high": pair.high, "over": f"{over} ({pair.n_units}{few})"}
                 row["share_above_0"] = pair.share_above_0
                 break
         rows.append(row)

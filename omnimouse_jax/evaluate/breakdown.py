@@ -96,8 +96,18 @@ def told(name: str, table: Table) -> str:
         return _lines(_columns(list(_quantiles(table))))
     if name == "time":
         return _lines(_columns(list(_thirds(table))))
+    missing = ~np.isfinite(table["score"])
+    reasons = (
+        dict.fromkeys(zip(table["metric"][missing].tolist(), table["remark"][missing].tolist(), strict=True))
+        if "remark" in table
+        else {}
+    )
+    notes = [f"no {metric}: {reason}" for metric, reason in reasons if reason]
+    table = {column: values[~missing] for column, values in table.items()}
     kept = ("task", "metric", "channel", name, "score", "low", "high", "interval", "ceiling", "normalized", "n_units")
-    return _lines({column: table[column] for column in (*kept, "n_sessions") if column in table})
+    if not len(table["score"]):
+        return "\n".join(notes) or f"by {name}: nothing to tell"
+    return "\n".join([_lines({column: table[column] for column in (*kept, "n_sessions") if column in table}), *notes])
 
 
 def write_table(table: Table, path: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse_jax.evaluate import evaluation_charts as charts
-from omnimouse_jax.evaluate.beside import compared
+from omnimouse_jax.evaluate.beside import FEW, compared
 from omnimouse_jax.evaluate.breakdown import by_area
 from omnimouse_jax.evaluate.evaluation import Evaluation, where
 from omnimouse_jax.files import write_atomically
@@ -155,7 +155,8 @@ def _over_sessions(found: Evaluation, task: str) -> str:
         mine = where(rows, over=over) if rows else {}
         for low, high in zip(mine.get("low", ()), mine.get("high", ()), strict=True):
             if math.isfinite(low):
-                return f"[{number(float(low))}, {number(float(high))}] over {over},"
+                few = f" ({n}, few: too narrow)" if (n := int(mine["n_units"][0])) < FEW else ""
+                return f"[{number(float(low))}, {number(float(high))}] over {over}{few},"
     return "no interval:"
 
 

@@ -108,10 +108,11 @@ def _images(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.evaluate.benchmarks import runs, sensorium2022
     from omnimouse_jax.evaluate.benchmarks.trials import open_sessions
     from omnimouse_jax.evaluate.opened import open_run
+    from omnimouse_jax.files import require_folder
 
     tracks = list(sensorium2022.TRACKS) if arguments.track == "both" else [arguments.track]
     data = open_sessions(arguments.data, sensorium2022.BENCHMARK)
-    wanted = runs.Wanted(arguments.out, arguments.session, arguments.files)
+    wanted = runs.Wanted(require_folder(arguments.out), arguments.session, arguments.files)
     runs.images(open_run(arguments.run, arguments.checkpoint), data, tracks, wanted)
 
 
@@ -119,9 +120,10 @@ def _videos(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.evaluate.benchmarks import runs, sensorium2023
     from omnimouse_jax.evaluate.benchmarks.trials import open_sessions
     from omnimouse_jax.evaluate.opened import open_run
+    from omnimouse_jax.files import require_folder
 
     data = open_sessions(arguments.data, sensorium2023.BENCHMARK)
-    wanted = runs.Wanted(arguments.out, arguments.session, arguments.files)
+    wanted = runs.Wanted(require_folder(arguments.out), arguments.session, arguments.files)
     runs.videos(open_run(arguments.run, arguments.checkpoint), data, not arguments.without_behavior, wanted)
 
 

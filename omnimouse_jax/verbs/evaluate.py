@@ -15,8 +15,6 @@ from omnimouse_jax.verbs.common import AddVerb
 #: Names of `evaluate.breakdown.BY` and of `evaluate.paired.OVER`, which the help shows without importing them.
 BY = "session, animal, area, neuron, time"
 OVER = ("neurons", "trials", "sessions", "animals")
-#: Percentile intervals of fewer units are told to be too narrow: of 3 they hold the truth in 74 %, of 5 in 83 %, of 10 in 91 %.
-FEW = 10
 
 
 def add(verb: AddVerb) -> None:
@@ -59,7 +57,9 @@ def add(verb: AddVerb) -> None:
     made = verb(
         compare, "Compare two evaluations on the same neurons and trials: is one better, and how sure is that?", COMPARE
     )
-    made.add_argument("a", type=Path, help="run folder, or evaluation.json of `evaluate` or `baselines`")
+    made.add_argument(
+        "a", type=Path, help="run folder, a baseline's (OUT/ridge of `baselines`), or a file like evaluation.json"
+    )
     made.add_argument("b", type=Path, help="the same of what it is compared with: differences are B less A")
     made.add_argument("--task", action="append", default=[], help="task (default: all that both have)")
     made.add_argument(
@@ -91,7 +91,7 @@ Both must have been scored on the same sessions, tiers and tasks. Resamples are 
 neuron easy for both cancels. Exit status 0, whatever comes out.
 
   omnimouse-jax compare runs/small runs/large
-  omnimouse-jax compare runs/ridge/evaluation.json runs/large --over sessions
+  omnimouse-jax compare runs/large-baselines/ridge runs/large --over sessions
 """
 
 
@@ -176,7 +176,7 @@ def _page(
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from omnimouse_jax.evaluate.beside import load
+    from omnimouse_jax.evaluate.beside import FEW, load
     from omnimouse_jax.evaluate.paired import paired
 
     loaded: list[Any] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 
@@ -38,14 +37,15 @@ def add(subparsers: Any) -> None:
     made.add_argument("--no-untrained", action="store_true", help="without the untrained control")
     made.add_argument("--seed", type=int, default=0, help="of windows, neurons, attacks and resamples (default: 0)")
     made.add_argument("--rows", type=int, default=32, help="windows on the device at a time (default: 32)")
-    made.add_argument("--smoke", action="store_true", help="everything once, small: 8 stimuli, 3 budgets, 10 steps")
+    made.add_argument("--smoke", action="store_true", help="everything once, small: 4 stimuli, 3 budgets, 6 steps")
     made.set_defaults(look=sensitivity)
 
 
 ABOUT = "Attack the screen within small budgets and see how far predicted responses move: a profile, not a score."
 DETAILS = """
 Gains without attack, projected gradient and full-step attacks against equal-norm random directions, curves with intervals, transfer
-between the runs, an untrained control, low-pass controls and a causality profile. A probe that was stopped goes on where it was.
+between the runs, an untrained control, low-pass controls and a causality profile. A probe that was stopped goes on
+with what was finished: each model and norm is kept.
 
   omnimouse-jax probe sensitivity runs/a-seed0 runs/a-seed1 --session m001-1 --out probes/a
   omnimouse-jax probe sensitivity runs/a --norm both --smoke --out probes/smoke          (docs/sensitivity.md)
@@ -55,6 +55,7 @@ between the runs, an untrained control, low-pass controls and a causality profil
 def sensitivity(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.errors import UserError
     from omnimouse_jax.evaluate.opened import open_run
+    from omnimouse_jax.files import require_folder
     from omnimouse_jax.probe.sensitivity.options import Options
     from omnimouse_jax.probe.sensitivity.page import table, write_page
     from omnimouse_jax.probe.sensitivity.study import probe
@@ -85,7 +86,7 @@ def sensitivity(arguments: argparse.Namespace) -> None:
         except ValueError:
             raise UserError(f"--budgets {a.budgets} are not numbers", way_out="use such as 0.5,1,2") from None
         options = dataclasses.replace(options, budgets=levels)
-    out = Path(a.out)
+    out = require_folder(a.out)
     result = probe([open_run(run, a.checkpoint, a.store) for run in a.runs], options, out)
     page = write_page(result, out)
     print(table(result))

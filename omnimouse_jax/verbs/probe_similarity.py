@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from omnimouse_jax.errors import UserError
     from omnimouse_jax.evaluate.opened import open_run
+    from omnimouse_jax.files import require_folder
     from omnimouse_jax.probe.similarity.probe import lines, probe_similarity
     from omnimouse_jax.probe.similarity.rsa import comparison
     from omnimouse_jax.probe.similarity.settings import Settings
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         settings = settings.smoke()
     if a.bin is not None:
         settings = dataclasses.replace(settings, bin_s=a.bin)
+    require_folder(a.out)
     runs = [open_run(folder, a.checkpoint, a.store) for folder in a.runs]
     result, paths = probe_similarity(runs, a.session, settings, a.out, a.smoke)
     for line in lines(result):

@@ -80,7 +80,7 @@ class _Held:
 class Psth:
     """Uses of the shown screen which stimulus it is and for how long it has been on. A stimulus is known by its content."""
 
-    about: str = "mean response to the same stimulus at the same time since its onset, over its showings in training; else the mean"
+    about: str = "mean response to the same stimulus at the same time since its onset, over its showings in training"
 
     def fit(self, problem: Problem) -> Fits:
         def fit(key: str, examples: Examples) -> Fitted | NotApplicable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,14 @@ class Scored:
             told = {"source": name, "tiers": list(found.tiers), "rows": [{"source": name, **row} for row in found.rows]}
             track.write_json(file, {**told, "metrics": found.metrics, "ceilings": found.ceilings, **about})
             found.save(file.with_name(file.stem + NEURONS_SUFFIX))
-        track.write_json(folder / "evaluation.json", {**about, "rows": self.rows, "fits": self.fits})
+        before = folder / "evaluation.json"
+        kept = json.loads(before.read_text()) if before.exists() else {}
+        new = {row["source"] for row in self.fits}
+        both = {
+            name: [row for row in kept.get(name, []) if row["source"] not in new] + rows
+            for name, rows in (("rows", self.rows), ("fits", self.fits))
+        }
+        track.write_json(before, {**about, **both})
 
 
 def score_baselines(

@@ -44,12 +44,17 @@ def lines(scores: Sequence[Scored]) -> list[str]:
     names = list(dict.fromkeys(name for score in scores for name in score.told))
     cells = [[*names, "metric", "value", INTERVAL, "neurons"]]
     for score in scores:
-        value = f"{score.value:.4f}" if math.isfinite(score.value) else "none"
-        between = f"{score.low:.4f} to {score.high:.4f}" if math.isfinite(score.low) else ""
+        value = _short(score.value) if math.isfinite(score.value) else "none"
+        between = f"{_short(score.low)} to {_short(score.high)}" if math.isfinite(score.low) else ""
         about = [str(score.told.get(name, "")) for name in names]
         cells.append([*about, score.metric, value, between, str(score.neurons)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _short(value: float) -> str:
+    """Four digits; of a mean that one neuron with hardly any variance to explain has carried off, its size."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def as_text(about: dict[str, Any], scores: Sequence[Scored]) -> str:

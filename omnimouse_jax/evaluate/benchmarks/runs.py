@@ -11,7 +11,7 @@ import numpy as np
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.benchmarks import official, parquet, results, sensorium2022, sensorium2023
 from omnimouse_jax.evaluate.benchmarks.results import Scored, score_of
-from omnimouse_jax.evaluate.benchmarks.trials import Asked, Sessions, is_withheld, require_run, trials_of
+from omnimouse_jax.evaluate.benchmarks.trials import Asked, Sessions, is_withheld, remarks, require_run, trials_of
 from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.files import write_atomically
 from omnimouse_jax.recordings.session import Recording
@@ -38,6 +38,8 @@ def images(run: Run, data: Sessions, tracks: Sequence[str], wanted: Wanted) -> l
     keys, scored, written = require_run(run, data, wanted.sessions), [], []
     for track in tracks:
         asked = Asked(run, sensorium2022.TRACKS[track])
+        for line in remarks(run, keys, asked.behavior):
+            wanted.say(f"track {track}: {line}")
         for key in keys:
             rec = data.recording(key)
             if asked.behavior and sensorium2022.without_behavior(rec) and key not in wanted.sessions:
@@ -72,6 +74,8 @@ def videos(run: Run, data: Sessions, behavior: bool, wanted: Wanted) -> list[Sco
     Each tier is scored by mouse and over the neurons of all mice, the ranking metric.
     """
     keys, asked = require_run(run, data, wanted.sessions), Asked(run, behavior)
+    for line in remarks(run, keys, behavior):
+        wanted.say(line)
     if wanted.files != "none":
         parquet.pyarrow()  # better now than after an hour
     pooled: dict[str, list[np.ndarray]] = {}

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from omnimouse_jax.errors import UserError
+from omnimouse_jax.evaluate.ceilings.inputs import inputs_of
 from omnimouse_jax.evaluate.opened import Run
 from omnimouse_jax.evaluate.predict import RESPONSES
 from omnimouse_jax.progress import Progress
@@ -26,6 +27,8 @@ from omnimouse_jax.recordings.ingest.sensorium.files import NAME
 from omnimouse_jax.recordings.manifest import MANIFEST
 from omnimouse_jax.recordings.session import Recording
 from omnimouse_jax.recordings.store import Store
+from omnimouse_jax.tokens.regimes import resolve
+from omnimouse_jax.training.setup import regimes_of
 
 #: Samples a second of both benchmarks as a run sees them.
 RATE = 30
@@ -70,6 +73,28 @@ def open_sessions(data: Path | str, benchmark: str) -> Sessions:
 def _key(path: Path) -> str:
     found = NAME.match(path.name)
     return "-".join(found.groups()) if found else path.name
+
+
+def remarks(run: Run, keys: Sequence[str], behavior: bool) -> list[str]:
+    """What makes a score of this run unfair to it: sessions of which nothing was trained on, a regime that it never saw."""
+    parts, told = run.parts(run.store), []
+    try:
+        learnt = set(parts.training_windows().sessions)
+    except UserError:
+        learnt = set(keys)  # the recordings that it was trained on are not here: nothing can be told
+    for key in keys:
+        if key not in learnt:
+            told.append(
+                f"NOTE session {key}: nothing of it was trained on, its neurons' rows are as they were drawn; "
+                "`omnimouse-jax finetune` adapts the run to it"
+            )
+    seen = [
+        inputs_of(resolve(regime, run.model.grid, 4096)) for regime in regimes_of(run.config.regimes, run.model.grid)
+    ]
+    if not any(i.screen and not i.neurons and i.behavior == behavior for i in seen):
+        shown = "video + behavior" if behavior else "video alone"
+        told.append(f"NOTE the run was not trained to predict from {shown}: this track is not what it is good at")
+    return told
 
 
 class Asked(NamedTuple):

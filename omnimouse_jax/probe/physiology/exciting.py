@@ -18,6 +18,8 @@ from omnimouse_jax.probe.physiology.subject import Subject
 
 Told = Callable[[int], None] | None
 
+#: In units of the response scale: a best natural stimulus that moves a neuron less is nothing to compare with.
+LEAST_MOVED = 0.05
 DEFINITIONS = {
     "MEI": "the stimulus of the best seed: largest predicted response (mean over the same samples as for gratings) found "
     "by the ascent",
@@ -193,3 +195,15 @@ def best_grating(
     )
     mean = r[:, read].astype(np.float64).mean(axis=1).reshape(len(best), n_phases, -1).max(axis=1)
     return mean[np.arange(len(best)), neurons]
+
+
+def times_natural(arrays: Mapping[str, np.ndarray], of: str) -> str:
+    """How many times as far above grey as the best natural stimulus, median over neurons that it moves at all."""
+    over = arrays["natural"] - arrays["grey"]
+    moved = over > LEAST_MOVED
+    if not moved.any():
+        return f"no value: the best natural stimulus moves no neuron by {LEAST_MOVED:g} above grey"
+    ratio = float(np.median((arrays[of] - arrays["grey"])[moved] / over[moved]))
+    return (
+        f"{ratio:.2f} times the best natural stimulus above grey (median of {int(moved.sum())} of {len(moved)} neurons)"
+    )

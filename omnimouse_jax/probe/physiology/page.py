@@ -12,7 +12,7 @@ import numpy as np
 from omnimouse_jax.files import write_atomically
 from omnimouse_jax.pages.document import document
 from omnimouse_jax.pages.marks import number, plural
-from omnimouse_jax.probe.physiology import charts, pictures
+from omnimouse_jax.probe.physiology import charts, exciting, pictures
 from omnimouse_jax.probe.physiology.measure import Found
 
 PAGE = "index.html"
@@ -104,17 +104,13 @@ def _cards(found: Found, results: Mapping[str, Any]) -> str:
         ),
     ]
     for name, arrays in found.inputs.items():
-        value, natural, grating, grey = (arrays[k] for k in ("value", "natural", "grating", "grey"))
         cards.append(
             (
                 f"most exciting {name}s",
-                f"{number(float(np.median((value - grey) / _not_zero(natural - grey))), 2)} times the best natural one",
+                exciting.times_natural(arrays, "value"),
                 [
-                    (
-                        "best grating",
-                        f"{number(float(np.median((grating - grey) / _not_zero(natural - grey))), 2)} times",
-                    ),
-                    ("neurons", str(len(value))),
+                    ("best grating", exciting.times_natural(arrays, "grating")),
+                    ("neurons", str(len(arrays["value"]))),
                     ("RMS contrast", number(found.bound)),
                 ],
             )
@@ -131,10 +127,6 @@ def _cards(found: Found, results: Mapping[str, Any]) -> str:
         f'<div class="cards">{drawn}</div><p class="note">Medians over neurons that have the quantity. Predictions correlate with '
         f"recordings by {number(agrees)} on the natural windows that are used here (mean over neurons).</p>"
     )
-
-
-def _not_zero(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) > 1e-12, x, np.nan)
 
 
 def _planted(found: Found) -> str:
@@ -255,7 +247,7 @@ def _inputs(found: Found) -> str:
             value, natural, grating, grey = (float(arrays[k][row]) for k in ("value", "natural", "grating", "grey"))
             spread = float(arrays["by_seed"][row].std() / max(abs(value), 1e-12))
             words = (
-                f"neuron {n}: {number(value, 2)}; best natural {number(natural, 2)}, best grating {number(grating, 2)}, grey "
+                f"neuron {n}: {number(value)}; best natural {number(natural)}, best grating {number(grating)}, grey "
                 f"{number(grey, 2)}; spread over seeds {number(spread)}, agreement {number(float(arrays['agreement'][row]), 2)}"
             )
             if "planted_value" in arrays:

@@ -12,11 +12,12 @@ import numpy as np
 
 from omnimouse_jax.errors import UserError
 from omnimouse_jax.evaluate.opened import Run, open_run
-from omnimouse_jax.files import write_atomically
+from omnimouse_jax.files import require_folder, write_atomically
 from omnimouse_jax.probe.physiology import exciting, experiment, gain, receptive_field, spectrum, tuning
 from omnimouse_jax.probe.physiology.measure import Found, probe
 from omnimouse_jax.probe.physiology.options import REGIME, Options
 from omnimouse_jax.probe.settings import provenance, write_probe
+from omnimouse_jax.tokens.windows import few
 
 NAME = "physiology"
 #: One value per neuron in the JSON, as far as a subject has them.
@@ -84,9 +85,11 @@ def physiology(
     run = open_run(folder, checkpoint, store)
     key = session or default_session(run)
     if key not in run.sessions:
-        raise UserError(
-            f"run {folder}: does not know session {key}", way_out=f"it knows {', '.join(run.sessions[:5])} ..."
-        )
+        raise UserError(f"run {folder}: does not know session {key}", way_out=f"name one of {few(run.sessions, 5)}")
+    bound = changes.get("bound")
+    if bound is not None and not 0 < bound <= 0.5:
+        raise UserError(f"a contrast of {bound:g}", way_out="use an RMS contrast above 0 and at most 0.5")
+    require_folder(out)
     options = Options.of(smoke, seed, **changes)
     asked = regime or REGIME
     told = provenance(
@@ -199,12 +202,7 @@ def table(found: Found) -> str:
         lines.append(f"recovered by {name}:")
         lines += [f"  {row_text(row)}" for row in rows]
     for name, arrays in found.inputs.items():
-        over = arrays["grey"]
-        ratio = (arrays["value"] - over) / np.where(arrays["natural"] != over, arrays["natural"] - over, np.nan)
-        lines.append(
-            f"most exciting {name}: {np.nanmedian(ratio):.2f} times the best natural stimulus's response above grey "
-            f"(median of {len(ratio)} neurons)"
-        )
+        lines.append(f"most exciting {name}: {exciting.times_natural(arrays, 'value')}")
     for name, told in spectra_told(found).items():
         if isinstance(told, dict) and told["exponent"] is not None:
             first, last = told["ranks"]

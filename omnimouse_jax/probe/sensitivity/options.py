@@ -51,22 +51,23 @@ class Options:
         return Effort(self.steps, self.full_steps, self.neuron_pairs)
 
     def smoke(self) -> Options:
-        """Everything once, small: 8 stimuli, 3 budgets, K = 10, one antipodal pair."""
+        """Everything once, small: 4 stimuli, 3 budgets, K = 6, one antipodal pair. Too coarse to read figures from."""
         return dataclasses.replace(
             self,
-            stimuli=min(self.stimuli, 8),
-            reference=min(self.reference, 16),
-            neurons=min(self.neurons, 4),
+            stimuli=min(self.stimuli, 4),
+            reference=min(self.reference, 8),
+            neurons=min(self.neurons, 2),
             neuron_stimuli=1,
             neuron_budgets=(1.0,),
             budgets=(0.5, 2.0, 8.0),
-            steps=10,
-            full_steps=5,
+            steps=6,
+            full_steps=3,
             pairs=1,
-            directions=20,
-            smooth_directions=2,
-            power_steps=10,
+            directions=8,
+            smooth_directions=1,
+            power_steps=6,
             causality_stimuli=1,
             subspace=4,
             bootstrap=200,
+            rows=min(self.rows, 8),
         )

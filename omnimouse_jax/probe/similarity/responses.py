@@ -33,6 +33,10 @@ class Condition(NamedTuple):
     bin: int
 
 
+#: Fewer conditions have too few distances to compare.
+LEAST_CONDITIONS = 5
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """The repeated stimuli of a session in a tier, and which trials showed them, cut into conditions."""
@@ -176,6 +180,11 @@ def session_data(
     if not told.any():
         raise UserError(
             f"session {session}: regime {regime!r} predicts no whole bin of {bin_s:g} s", way_out="shorten --bin"
+        )
+    if told.sum() < LEAST_CONDITIONS:
+        raise UserError(
+            f"session {session}: bins of {bin_s:g} s leave {int(told.sum())} conditions, at least {LEAST_CONDITIONS} are needed",
+            way_out="shorten --bin, or name another session or tier",
         )
     where = dataclasses.replace(where, conditions=tuple(c for c, k in zip(where.conditions, told, strict=True) if k))
     behavior, channels = _behavior(recording, where)
