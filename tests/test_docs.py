@@ -21,7 +21,7 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("page", LEFT)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page != "start.md")) for page in LEFT])
 def test_the_commands_of_a_page_run(page, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     blocks = BLOCK.findall((ROOT / "docs" / page).read_text())

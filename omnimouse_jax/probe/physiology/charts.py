@@ -234,7 +234,7 @@ def spectra(found: Found) -> str:
     positive = np.concatenate([v[v > 0] for v, _, _ in drawn.values()])
     decades = [10.0**k for k in range(math.floor(math.log10(max(positive.min(), 1e-6))), 1)]
     y = Axis(decades[0], 1.0, "share of variance", tuple((d, f"{d:g}") for d in decades), log=True)
-    plot = Plot("Eigenspectra", Axis.logarithmic(ranks, "rank"), y)
+    plot = Plot("Eigenspectra", Axis.logarithmic([*ranks, float(top)], "rank"), y, margins=(84, 14, 12, 46))
     for look_name, (values, law, name) in drawn.items():
         look = LOOKS[look_name]
         plot.begin(look_name, look.style)

@@ -285,7 +285,8 @@ def _spectrum(found: Found, results: Mapping[str, Any]) -> str:
     chart = charts.figure(
         "",
         charts.spectra(found),
-        "Cross-validated eigenvalues; negative ones are not drawn. Lines: the fit, over its ranks.",
+        "Cross-validated eigenvalues; triangles: recorded, circles: predicted; negative ones are not drawn. Lines: the fit, "
+        "over its ranks.",
     )
     return f'<section id="spectrum"><h2>Eigenspectrum</h2>{lines}<div class="field-map">{chart}</div></section>'
 
