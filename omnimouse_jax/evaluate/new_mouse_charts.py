@@ -11,22 +11,21 @@ import numpy as np
 
 from omnimouse_jax.evaluate.new_mouse_view import (
     METHODS,
-    Method,
     TaskView,
     bracket,
     finite,
     minutes_told,
     told,
 )
-from omnimouse_jax.pages.marks import marker, number
+from omnimouse_jax.pages.marks import Look, marker, number
 from omnimouse_jax.pages.plot import Axis, Plot
 
 #: Up to so many neurons have a point each that says which one it is.
 NAMED_POINTS = 250
 #: Points of a distribution.
 POINTS = 200
-RECORDED = Method("recorded", "circle", "recorded", "#1b1f24", "#e8e9e6")
-CEILING = Method("ceiling", "hexagon", "ceiling", "#23633f", "#8fd0aa")
+RECORDED = Look("recorded", "circle", "recorded", "#1b1f24", "#e8e9e6")
+CEILING = Look("ceiling", "hexagon", "ceiling", "#23633f", "#8fd0aa")
 LINES = {"recorded": RECORDED, "ceiling": CEILING, **METHODS}
 
 
@@ -226,7 +225,7 @@ def validation(stages: Sequence[Mapping[str, Any]]) -> str:
     return "".join(out)
 
 
-def _swatch(method: Method) -> str:
+def _swatch(method: Look) -> str:
     shape = f'<path class="mark mean" d="{marker(method.shape, 13, 7, 4.2)}"/>' if method in METHODS.values() else ""
     return (
         f'<svg class="swatch" viewBox="0 0 26 14" aria-hidden="true"><g class="series" style="{method.style}">'

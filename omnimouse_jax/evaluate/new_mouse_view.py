@@ -12,31 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omnimouse_jax.evaluate.metrics import bootstrap_interval
-from omnimouse_jax.pages.marks import number
+from omnimouse_jax.pages.marks import Look, number
 
 RESAMPLES = 1000
 MAIN = ("", "mean")  # channels of the rows that stand for a task
 
 
-class Method(NamedTuple):
-    """How one way to get a model is called and drawn: different in shape and dashes too, for greyscale."""
-
-    words: str
-    shape: str
-    line: str
-    light: str
-    dark: str
-
-    @property
-    def style(self) -> str:
-        return f"--l:{self.light};--d:{self.dark}"
-
-
 METHODS = {
-    "adapted": Method("adapted", "circle", "fit", "#0b4a86", "#9bd0f7"),
-    "scratch": Method("from scratch", "square", "dashed", "#b9541a", "#f2a765"),
-    "ridge": Method("ridge regression", "triangle", "dotted", "#6a7178", "#aeb6bf"),
-    "before": Method("before adapting", "diamond", "hair", "#8c7aa0", "#b9a8cf"),
+    "adapted": Look("adapted", "circle", "fit", "#0b4a86", "#9bd0f7"),
+    "scratch": Look("from scratch", "square", "dashed", "#b9541a", "#f2a765"),
+    "ridge": Look("ridge regression", "triangle", "dotted", "#6a7178", "#aeb6bf"),
+    "before": Look("before adapting", "diamond", "hair", "#8c7aa0", "#b9a8cf"),
 }
 
 

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "hexagon")
+
+
+class Look(NamedTuple):
+    """How a series is called and drawn: different in shape and dashes too, so that greyscale tells them apart."""
+
+    words: str
+    shape: str
+    line: str
+    light: str
+    dark: str
+
+    @property
+    def style(self) -> str:
+        """CSS variables of its colours."""
+        return f"--l:{self.light};--d:{self.dark}"
 
 
 def number(value: float, digits: int = 3, signed: bool = False) -> str:

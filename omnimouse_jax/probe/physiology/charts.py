@@ -5,30 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from omnimouse_jax.pages.marks import marker, number
+from omnimouse_jax.pages.marks import Look, marker, number
 from omnimouse_jax.pages.plot import Axis, Plot
 from omnimouse_jax.probe.physiology.measure import Found
 from omnimouse_jax.probe.physiology.tuning import naka_rushton
 
 Arrays = Mapping[str, np.ndarray]
-
-
-class Look(NamedTuple):
-    """How a subject is drawn: shape and dashes too, so that greyscale tells them apart."""
-
-    words: str
-    shape: str
-    line: str
-    light: str
-    dark: str
-
-    @property
-    def style(self) -> str:
-        return f"--l:{self.light};--d:{self.dark}"
 
 
 LOOKS = {
