@@ -123,7 +123,7 @@ def maps(neurons: Table) -> str:
         for place, low in enumerate(LEVELS):
             high = LEVELS[place + 1] if place + 1 < len(LEVELS) else math.inf
             inside = (raw >= low) & (raw < high)
-            plot.begin("model", f"{MODEL};--r:{size:.1f};opacity:{0.12 + 0.88 * place / (len(LEVELS) - 1):.2f}")
+            plot.begin("model", f"{MODEL};opacity:{0.12 + 0.88 * place / (len(LEVELS) - 1):.2f}")
             if len(x) > NAMED_POINTS:
                 plot.cloud(x[inside], y[inside])
                 plot.end()
