@@ -9,6 +9,7 @@ import pytest
 
 from omnimouse_jax.evaluate.benchmarks import official
 from omnimouse_jax.evaluate.benchmarks.results import lines, score_of
+from omnimouse_jax.evaluate.metrics.conventions import SKIPPED_FRAMES
 from tests.shared import shared
 
 LIMIT = 1e-6
@@ -42,7 +43,7 @@ def test_videos_against_the_original_scorer(golden: dict) -> None:
     ends = np.cumsum(golden["v_lens"])
     assert golden["v_resp"].shape[1] == ends[-1]
     parts = [
-        [trial.T[official.SKIPPED_FRAMES :] for trial in np.split(golden[name], ends[:-1], axis=1)]
+        [trial.T[SKIPPED_FRAMES:] for trial in np.split(golden[name], ends[:-1], axis=1)]
         for name in ("v_resp", "v_pred")
     ]
     found = streamed(*parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -170,8 +171,8 @@ def scored_sessions(
     """(session, its sums) as soon as all of its windows were predicted; windows come session by session. Those of sessions that
     are not named are left out.
     """
-    of = [batches.windows[number].session for number in range(len(batches.windows))]
-    left = {key: of.count(key) for key in sessions}
+    of = Counter(batches.windows[number].session for number in range(len(batches.windows)))
+    left = {key: of[key] for key in sessions}
     open_scores: dict[str, SessionScores] = {}
     for windows, batch, predicted in source.predictions(parts, batches):
         for row, window in enumerate(windows):

@@ -98,7 +98,8 @@ neuron easy for both cancels. Exit status 0, whatever comes out.
 def evaluate(arguments: argparse.Namespace) -> None:
     from omnimouse_jax.evaluate.beside import load
     from omnimouse_jax.evaluate.breakdown import asked_for, require_parquet
-    from omnimouse_jax.evaluate.evaluator import evaluate_run, table
+    from omnimouse_jax.evaluate.evaluation import Evaluation
+    from omnimouse_jax.evaluate.evaluator import NEURONS_SUFFIX, evaluate_run, table
 
     tasks = {regime: regime for regime in arguments.regimes}
     for task in arguments.task:
@@ -115,20 +116,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(table(result["rows"]))
     file = Path(result["file"])
     print(f"checkpoint {result['checkpoint_step']}; scores: {file}")
-    _tables(file, result, by, arguments.format)
+    if not by and arguments.no_page:
+        return
+    neurons = file.with_name(file.stem + NEURONS_SUFFIX)
+    found = Evaluation.load(neurons, result)
+    _tables(file, found, by, arguments.format)
     if not arguments.no_page:
-        page = _page(arguments, file, result, tasks, others)
+        page = _page(arguments, file, neurons, result, found, tasks, others)
         print(f"page: {page}")
 
 
-def _tables(file: Path, result: Mapping[str, Any], by: tuple[str, ...], suffix: str) -> None:
+def _tables(file: Path, found: Any, by: tuple[str, ...], suffix: str) -> None:
     from omnimouse_jax.evaluate import breakdown
-    from omnimouse_jax.evaluate.evaluation import Evaluation
-    from omnimouse_jax.evaluate.evaluator import NEURONS_SUFFIX
 
-    if not by:
-        return
-    found = Evaluation.load(file.with_name(file.stem + NEURONS_SUFFIX), result)
     for name in by:
         made = breakdown.BY[name](found, 1000, 0)
         print(f"\nby {name}\n{breakdown.told(name, made)}")
@@ -138,18 +138,17 @@ def _tables(file: Path, result: Mapping[str, Any], by: tuple[str, ...], suffix: 
 def _page(
     arguments: argparse.Namespace,
     file: Path,
+    neurons: Path,
     result: Mapping[str, Any],
+    found: Any,
     tasks: Mapping[str, str],
     others: Mapping[str, Any],
 ) -> Path:
     from omnimouse_jax import __version__
-    from omnimouse_jax.evaluate.evaluation import Evaluation
     from omnimouse_jax.evaluate.evaluation_page import write_page
     from omnimouse_jax.evaluate.evaluation_traces import traces
-    from omnimouse_jax.evaluate.evaluator import NEURONS_SUFFIX
     from omnimouse_jax.evaluate.opened import Run
 
-    found = Evaluation.load(file.with_name(file.stem + NEURONS_SUFFIX), result)
     run = Run(arguments.run, result["checkpoint_step"], arguments.store)
     tiers = ", ".join(result["tiers"])
     sessions = len({row["session"] for row in result["rows"]})
@@ -168,7 +167,7 @@ def _page(
             "tiers": tiers,
             "seed of the bootstraps": run.config.seed,
             "resamples": run.config.evaluation.bootstrap,
-            "every neuron": file.with_name(file.stem + NEURONS_SUFFIX),
+            "every neuron": neurons,
         },
     }
     shown = traces(run, found, asked, result["tiers"])

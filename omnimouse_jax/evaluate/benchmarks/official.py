@@ -11,14 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from omnimouse_jax.evaluate.metrics.conventions import EPS
 from omnimouse_jax.evaluate.metrics.pooled import PooledCorrelation
+from omnimouse_jax.evaluate.metrics.repeats import FEV_THRESHOLD
 
-#: Frames at the start of a trial that are not scored and not submitted (2023).
-SKIPPED_FRAMES = 50
-#: Neurons with less explainable variance than this share do not enter FEVE (2022).
-FEV_THRESHOLD = 0.15
-#: Added to each standard deviation of a correlation.
-EPSILON = 1e-8
 #: How the intervals of these scores are made.
 INTERVAL = "95% percentile bootstrap over neurons"
 
@@ -29,7 +25,7 @@ PerNeuron = Float[np.ndarray, " neurons"]
 def correlation(a: Values, b: Values) -> PerNeuron:
     """Pearson correlation of each column, with population deviations and 1e-8 added to each: 0, not NaN, without variance."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    z_a, z_b = ((x - x.mean(axis=0)) / (x.std(axis=0) + EPSILON) for x in (a, b))
+    z_a, z_b = ((x - x.mean(axis=0)) / (x.std(axis=0) + EPS) for x in (a, b))
     return (z_a * z_b).mean(axis=0)
 
 
@@ -91,7 +87,7 @@ class VideoCorrelation:
         self.trials += 1
 
     def per_neuron(self) -> PerNeuron:
-        return np.nan_to_num(self._sums.correlation(EPSILON))
+        return np.nan_to_num(self._sums.correlation(EPS))
 
 
 def interval(per_neuron: PerNeuron, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from omnimouse_jax.errors import UserError
-from omnimouse_jax.evaluate.benchmarks.official import SKIPPED_FRAMES
 from omnimouse_jax.evaluate.benchmarks.parquet import TableWriter, TrialRow, pack
 from omnimouse_jax.evaluate.benchmarks.trials import (
     RATE,
@@ -25,6 +24,7 @@ from omnimouse_jax.evaluate.benchmarks.trials import (
     predicted_trials,
     trials_of,
 )
+from omnimouse_jax.evaluate.metrics.conventions import SKIPPED_FRAMES
 from omnimouse_jax.recordings.ingest.sensorium.official import response_precision
 from omnimouse_jax.recordings.session import Recording
 
